@@ -1,0 +1,95 @@
+"""What a capture holds. Plain data: it prints, compares and pickles; no fx graph outlives tracing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from ..sites import Site
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Example inputs: positional, then keyword; any nest of tensors and plain values."""
+
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class FunctionCall:
+    """A function site inside a captured forward: the source text that calls it is
+    `{target}(` there, and a rewrite replaces that text by `self.{name}(`."""
+
+    site_ids: tuple[str, ...]  # one id a part
+    function: str  # importable name of the function, "torch.nn.functional.linear"
+    target: str  # the unique placeholder in the source, e.g. "_call_3_linear"
+    name: str  # the attribute that holds the sampled form, e.g. "linear_1"
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A module's forward as source text, captured: children stay calls of modules.
+
+    `source` is the text of `def forward(self, ...)` (and of `def _forward_eval(self, ...)` where train
+    and eval differ in structure), with the user's signature; `imports` binds every free name in it:
+    name → (module, qualified name), qualified name "" for the module itself."""
+
+    path: str  # the module's path in the model, "" for the root
+    source: str
+    imports: Mapping[str, tuple[str, str]]
+    calls: tuple[FunctionCall, ...]
+    constants: Mapping[str, Any]  # tensors that the forward made out of nothing the trace saw: attribute → tensor
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something a user must know of the capture. `topic`: "frozen", "opaque", "refused"."""
+
+    topic: str
+    message: str
+    module: str = ""
+    source: str | None = None  # "file.py:12"
+
+
+@dataclass(frozen=True)
+class Edge:
+    """Data that flows from one operation of the drawn graph to another."""
+
+    source: str
+    target: str
+
+
+@dataclass(frozen=True)
+class Operator:
+    """A node of the drawn graph: any operation or leaf module of the forward, a site or not."""
+
+    id: str
+    op: str
+    owner: str
+    site: str | None
+    shape: tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
+class Capture:
+    """A model as fxapprox sees it.
+
+    `rung` is the front-end that served: "trace" (every forward captured), "partial" (some modules
+    keep the user's own forward: `opaque` notes say which and why) or "modules" (no graph: only layers
+    are sites, their order from hooks)."""
+
+    model: nn.Module  # the user's own, untouched
+    inputs: Inputs
+    origin: str  # what the user named: "model.py:Net", or the class
+    rung: str
+    sites: tuple[Site, ...]
+    forwards: Mapping[str, Forward]  # by module path; inlined and opaque modules have none
+    notes: tuple[Note, ...]
+    operators: tuple[Operator, ...]
+    edges: tuple[Edge, ...]
+    total_flops: int  # of a training step: sites, and what lies outside them as far as it can be counted
+    seconds: Mapping[str, float]  # our own time by stage ("trace", "check" is mostly the user's model running)
