@@ -93,3 +93,43 @@ class Capture:
     edges: tuple[Edge, ...]
     total_flops: int  # of a training step: sites, and what lies outside them as far as it can be counted
     seconds: Mapping[str, float]  # our own time by stage ("trace", "check" is mostly the user's model running)
+
+
+@dataclass(frozen=True)
+class SiteCall:
+    """A recognised product as the trace met it, before depth and sharing are known.
+
+    `sizes`: product name → (groups, pairs, what is contracted); `flops` is one product's in one call;
+    `needs_grad`: whether (left, right) need a gradient, else that product is never computed."""
+
+    id: str
+    kind: str
+    owner: str
+    op: str
+    call: int | None
+    part: str
+    operator: str  # id of the Operator node it stands in
+    sizes: Mapping[str, tuple[int, int, str]]
+    flops: int
+    input_shape: tuple[int, ...]
+    weight_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    dtype: str
+    needs_grad: tuple[bool, bool]
+    weight: str | None
+    calls: int
+    source: str | None
+    refusal: str | None
+    opt_in: bool
+
+
+@dataclass(frozen=True)
+class Traced:
+    """What a front-end returns; `capture()` turns it into a checked Capture."""
+
+    rung: str
+    calls: tuple[SiteCall, ...]
+    forwards: Mapping[str, Forward]
+    notes: tuple[Note, ...]
+    operators: tuple[Operator, ...]
+    edges: tuple[Edge, ...]
