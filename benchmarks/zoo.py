@@ -105,8 +105,8 @@ for _name in (
 ):  # fmt: skip
     _timm(_name)
 for _name in (
-    "vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "mixer_s16_224", "resmlp_12_224", "gmlp_s16_224",
-    "poolformer_s12", "cait_xxs24_224", "pit_ti_224", "coat_tiny", "levit_128s", "beit_base_patch16_224",
+    "vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "mixer_s16_224", "resmlp_12_224",
+    "gmlp_s16_224",    "poolformer_s12", "cait_xxs24_224", "pit_ti_224", "coat_tiny", "levit_128s", "beit_base_patch16_224",
     "xcit_nano_12_p16_224", "eva02_tiny_patch14_224", "twins_svt_small", "pvt_v2_b0",
 ):  # fmt: skip
     _timm(_name, 224)
