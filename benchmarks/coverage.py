@@ -4,9 +4,10 @@
     python -m benchmarks.coverage --only 'timm/*'    # some of them
     python -m benchmarks.coverage --fresh            # forget earlier results
 
-Each model runs in a process of its own: rewrite (topk, keep 0.5, scope forward, every site) → eval equality →
-one training step → another batch size → strict state_dict both ways → emit → import in a fresh process in which
-the model's own package cannot be imported → eval and training outputs equal those in memory.
+Each model runs in a process of its own: rewrite (topk, keep 0.5, scope forward, every site) → eval
+equality → strict state_dict both ways → one training step → another batch size → emit → import in a fresh
+process in which the model's own package cannot be imported → eval and training outputs and gradients equal
+those in memory.
 Needs the packages named in zoo.py; a model whose package is missing is listed as skipped.
 """
 
@@ -50,27 +51,22 @@ def page(rows: list[dict[str, Any]], about: dict[str, Any]) -> str:
     tried = [row for row in rows if row.get("stage") != "skipped"]
     good = [row for row in tried if not row.get("error")]
     emitted = [row for row in good if row.get("emitted") == "yes"]
-    shares = sorted(row["share"] for row in tried if "share" in row)
     lines = [
         "# Coverage: third-party models through the whole way",
         "",
-        "Each model is rewritten (`topk`, keep 0.5, scope `forward`, every site), checked for equal evaluation outputs,"
-        " trained one step, run at another batch size, its state_dict loaded strictly both ways, emitted, and the emitted"
-        " file imported in a fresh process where the model's own package is blocked.",
+        "Each model is rewritten (`topk`, keep 0.5, scope `forward`, every site), checked for equal evaluation"
+        " outputs, its state_dict loaded strictly both ways, trained one step, run at another batch size,"
+        " emitted, and the emitted file imported in a fresh process where the model's own package is blocked.",
         "",
-        f"**{len(good)} of {len(tried)}** pass everything in memory; **{len(emitted)}** of these also pass as an emitted"
-        f" file. Share of the forward FLOPs that became sites: median {shares[len(shares) // 2]:.1%},"
-        f" worst {shares[0]:.1%}."
-        if shares
-        else "No results yet.",
+        _result(tried, good, emitted),
         "",
         f"Made by `python -m benchmarks.coverage` on {about['date']}: {about['cpu']}, {about['cores']} cores,"
         f" torch {about['torch']}.",
         "",
-        "`rung`: *trace*, every forward captured; *partial*, the named modules keep their own forward; *modules*, no graph."
-        " `sites`: recognised products / those that can be sampled. `share`: of the forward's matrix-product FLOPs,"
-        " counted independently at the level of kernels, what lies in sites / in sites that can be sampled."
-        " `ours`: our own seconds (tracing, deciding, rewriting), without the model's.",
+        "`rung`: *trace*, every forward captured; *partial*, the named modules keep their own forward;"
+        " *modules*, no graph. `sites`: recognised products / those that can be sampled. `share`: of the"
+        " forward's matrix-product FLOPs, counted independently at the kernels, what lies in sites / in sites"
+        " that can be sampled. `ours`: our own seconds (tracing, deciding, rewriting), without the model's.",
         "",
         "| model | rung | sites | share | ours | emitted | remarks |",
         "|---|---|---|---|---|---|---|",
@@ -78,6 +74,15 @@ def page(rows: list[dict[str, Any]], about: dict[str, Any]) -> str:
     for row in rows:
         lines.append(_line(row))
     return "\n".join(lines) + "\n"
+
+
+def _result(tried: list[Any], good: list[Any], emitted: list[Any]) -> str:
+    shares = sorted(row["share"] for row in tried if "share" in row) or [0.0]
+    return (
+        f"**{len(good)} of {len(tried)}** pass everything in memory; **{len(emitted)}** of these also pass as an"
+        f" emitted file. Share of the forward FLOPs that became sites: median {shares[len(shares) // 2]:.1%},"
+        f" worst {shares[0]:.1%}."
+    )
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -26,7 +26,7 @@ CONVOLUTIONS = {aten.convolution, aten._convolution, aten.mkldnn_convolution, at
 
 
 class KernelFlops(TorchDispatchMode):
-    """FLOPs of the forward's matrix products, 2 per multiply-add, counted at the kernels (not by fxapprox)."""
+    """FLOPs of the forward's matrix products, 2 per multiply-add, counted at the kernels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -253,8 +253,8 @@ def main(name: str) -> None:
     row: dict[str, Any] = {"name": name}
     stage = "start"
     try:
-        for stage in stages(name, row):
-            pass
+        for reached in stages(name, row):
+            stage = reached
     except ModuleNotFoundError as error:
         row.update(stage="skipped" if stage == "build" else stage, error=str(error))
     except Exception as error:

@@ -99,15 +99,15 @@ def _timm(name: str, size: int = 64, **options: Any) -> None:
 
 
 for _name in (
-    "resnet26d", "resnetv2_50", "efficientnetv2_rw_t", "mobilenetv4_conv_small", "ghostnet_100", "hrnet_w18_small",
-    "dm_nfnet_f0", "nf_resnet50", "repvgg_a2", "convnextv2_atto", "darknet53", "dla34", "vovnet39a",
+    "resnet26d", "resnetv2_50", "efficientnetv2_rw_t", "mobilenetv4_conv_small", "ghostnet_100",
+    "hrnet_w18_small", "dm_nfnet_f0", "nf_resnet50", "repvgg_a2", "convnextv2_atto", "darknet53", "dla34", "vovnet39a",
     "edgenext_xx_small", "skresnet18",
 ):  # fmt: skip
     _timm(_name)
 for _name in (
     "vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "mixer_s16_224", "resmlp_12_224",
-    "gmlp_s16_224",    "poolformer_s12", "cait_xxs24_224", "pit_ti_224", "coat_tiny", "levit_128s", "beit_base_patch16_224",
-    "xcit_nano_12_p16_224", "eva02_tiny_patch14_224", "twins_svt_small", "pvt_v2_b0",
+    "gmlp_s16_224", "poolformer_s12", "cait_xxs24_224", "pit_ti_224", "coat_tiny", "levit_128s",
+    "beit_base_patch16_224", "xcit_nano_12_p16_224", "eva02_tiny_patch14_224", "twins_svt_small", "pvt_v2_b0",
 ):  # fmt: skip
     _timm(_name, 224)
 _timm("mobilevit_xxs", 128)

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..registry import Registry
 
 Scores = Literal["pair", "weight", "none"]
+Size = Literal["k", "about k", "all"]
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,17 @@ class Policy(ABC):
     Class facts, set by the `policy` decorator: `name`; `source` (paper and section); `unbiased`
     (E[product] is the exact product); `random` (draws from the stream); `scores`: what the score
     is made of — "pair" is ‖A_i‖·‖B_i‖, "weight" is ‖B_i‖ where B is the layer's weight (so a product
-    without the weight among its operands cannot be served), "none" passes a row of ones."""
+    without the weight among its operands cannot be served), "none" passes a row of ones; `size`:
+    "k" keeps exactly k pairs, "about k" a random number of mean k (rows are padded with pairs of scale
+    0), "all" every pair. Where an option changes a fact (`scale="none"` makes `uniform` biased) the
+    instance carries its own value, so read facts from the instance once there is one."""
 
     name: ClassVar[str]
     source: ClassVar[str]
     unbiased: ClassVar[bool]
     random: ClassVar[bool]
     scores: ClassVar[Scores]
+    size: ClassVar[Size]
 
     @abstractmethod
     def select(self, scores: Tensor, k: int, stream: Stream) -> Selection:
@@ -65,13 +70,13 @@ P = TypeVar("P", bound=type[Policy])
 
 
 def policy(
-    name: str, *, source: str, unbiased: bool, random: bool, scores: Scores = "pair"
+    name: str, *, source: str, unbiased: bool, random: bool, scores: Scores = "pair", size: Size = "k"
 ) -> Callable[[P], P]:
     """Register a policy under `name`, with the facts that tables and checks print."""
 
     def register(cls: P) -> P:
         cls.name, cls.source, cls.unbiased = name, source, unbiased
-        cls.random, cls.scores = random, scores
+        cls.random, cls.scores, cls.size = random, scores, size
         policies.add(name, cls)
         return cls
 
