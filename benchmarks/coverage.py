@@ -54,9 +54,9 @@ def page(rows: list[dict[str, Any]], about: dict[str, Any]) -> str:
     lines = [
         "# Coverage: third-party models through the whole way",
         "",
-        "Each model is rewritten (`topk`, keep 0.5, scope `forward`, every site), checked for equal evaluation"
-        " outputs, its state_dict loaded strictly both ways, trained one step, run at another batch size,"
-        " emitted, and the emitted file imported in a fresh process where the model's own package is blocked.",
+        "Each model is rewritten (`topk`, keep 0.5, scope `forward`, every site), checked for equal"
+        " evaluation outputs, its state_dict loaded strictly both ways, trained one step, run at another batch"
+        " size, emitted, and the emitted file imported in a fresh process where the model's own package is blocked.",
         "",
         _result(tried, good, emitted),
         "",
@@ -66,7 +66,7 @@ def page(rows: list[dict[str, Any]], about: dict[str, Any]) -> str:
         "`rung`: *trace*, every forward captured; *partial*, the named modules keep their own forward;"
         " *modules*, no graph. `sites`: recognised products / those that can be sampled. `share`: of the"
         " forward's matrix-product FLOPs, counted independently at the kernels, what lies in sites / in sites"
-        " that can be sampled. `ours`: our own seconds (tracing, deciding, rewriting), without the model's.",
+        " that can be sampled. `ours`: our own seconds (trace, plan, rewrite), without the model's.",
         "",
         "| model | rung | sites | share | ours | emitted | remarks |",
         "|---|---|---|---|---|---|---|",

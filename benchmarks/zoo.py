@@ -100,8 +100,8 @@ def _timm(name: str, size: int = 64, **options: Any) -> None:
 
 for _name in (
     "resnet26d", "resnetv2_50", "efficientnetv2_rw_t", "mobilenetv4_conv_small", "ghostnet_100",
-    "hrnet_w18_small", "dm_nfnet_f0", "nf_resnet50", "repvgg_a2", "convnextv2_atto", "darknet53", "dla34", "vovnet39a",
-    "edgenext_xx_small", "skresnet18",
+    "hrnet_w18_small", "dm_nfnet_f0", "nf_resnet50", "repvgg_a2", "convnextv2_atto", "darknet53", "dla34",
+    "vovnet39a", "edgenext_xx_small", "skresnet18",
 ):  # fmt: skip
     _timm(_name)
 for _name in (
