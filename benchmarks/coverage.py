@@ -55,8 +55,9 @@ def page(rows: list[dict[str, Any]], about: dict[str, Any]) -> str:
         "# Coverage: third-party models through the whole way",
         "",
         "Each model is rewritten (`topk`, keep 0.5, scope `forward`, every site), checked for equal"
-        " evaluation outputs, its state_dict loaded strictly both ways, trained one step, run at another batch"
-        " size, emitted, and the emitted file imported in a fresh process where the model's own package is blocked.",
+        " evaluation outputs, its state_dict loaded strictly both ways, trained one step, run at another"
+        " batch size, emitted,"
+        " and the emitted file imported in a fresh process where the model's own package is blocked.",
         "",
         _result(tried, good, emitted),
         "",
@@ -79,8 +80,8 @@ def page(rows: list[dict[str, Any]], about: dict[str, Any]) -> str:
 def _result(tried: list[Any], good: list[Any], emitted: list[Any]) -> str:
     shares = sorted(row["share"] for row in tried if "share" in row) or [0.0]
     return (
-        f"**{len(good)} of {len(tried)}** pass everything in memory; **{len(emitted)}** of these also pass as an"
-        f" emitted file. Share of the forward FLOPs that became sites: median {shares[len(shares) // 2]:.1%},"
+        f"**{len(good)} of {len(tried)}** pass everything in memory; **{len(emitted)}** of these also pass"
+        f" as an emitted file. Share of the forward FLOPs that became sites: median {shares[len(shares) // 2]:.1%},"
         f" worst {shares[0]:.1%}."
     )
 

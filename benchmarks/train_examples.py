@@ -3,8 +3,9 @@
     python -m benchmarks.train_examples mlp      # MNIST, examples/mlp.py
     python -m benchmarks.train_examples resnet   # CIFAR-10, examples/resnet.py
 
-Every arm starts from the same weights, sees the same batches and has the same hyper-parameters; the sampled arms
-are the files that `fxapprox rewrite` writes, imported. Results: docs/results/train_NAME.json and .svg.
+Every arm starts from the same weights, sees the same batches and has the same hyper-parameters; the
+sampled arms are the files that `fxapprox rewrite` writes, imported.
+Results: docs/results/train_NAME.json and .svg.
 """
 
 from __future__ import annotations
