@@ -81,7 +81,8 @@ def _result(tried: list[Any], good: list[Any], emitted: list[Any]) -> str:
     shares = sorted(row["share"] for row in tried if "share" in row) or [0.0]
     return (
         f"**{len(good)} of {len(tried)}** pass everything in memory; **{len(emitted)}** of these also pass"
-        f" as an emitted file. Share of the forward FLOPs that became sites: median {shares[len(shares) // 2]:.1%},"
+        " as an emitted file. Share of the forward FLOPs that became sites:"
+        f" median {shares[len(shares) // 2]:.1%},"
         f" worst {shares[0]:.1%}."
     )
 
