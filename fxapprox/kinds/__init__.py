@@ -1,5 +1,33 @@
 """One file per family of operations. See `_base.py` and CONTRIBUTING.md for adding one."""
 
-from ._base import Bilinear, Call, Kind, OneProduct, Operation, Refusal, kind, kinds, recognise
+from ._base import (
+    Bilinear,
+    Call,
+    Kind,
+    OneProduct,
+    Operand,
+    Operation,
+    ProductRunner,
+    Refusal,
+    kind,
+    kinds,
+    recognise,
+)
+from ._bilinear import AxisBilinear, Contraction, Pairs
 
-__all__ = ["Bilinear", "Call", "Kind", "OneProduct", "Operation", "Refusal", "kind", "kinds", "recognise"]
+__all__ = [
+    "AxisBilinear",
+    "Bilinear",
+    "Call",
+    "Contraction",
+    "Kind",
+    "OneProduct",
+    "Operand",
+    "Operation",
+    "Pairs",
+    "ProductRunner",
+    "Refusal",
+    "kind",
+    "kinds",
+    "recognise",
+]

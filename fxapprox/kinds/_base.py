@@ -8,13 +8,13 @@ and its gradients all follow from the normal form, so a kind holds no sampling c
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
+import torch
 from torch import Tensor, nn
 
-from ..policies import Selection
 from ..registry import Registry
 from ..sites import ProductName
 
@@ -29,13 +29,18 @@ class Call:
     function: Callable[..., Any] | None = None
 
 
+Operand = Literal[0, 1]
+"""Which of a product's two operands: 0 the first, 1 the second."""
+
+
 class Bilinear(ABC):
     """An exact product y = left · right (+ bias) with its two gradients and its sampled dimensions.
 
-    Implementations are frozen dataclasses that hold the geometry (stride, padding, groups …).
+    Implementations are frozen dataclasses that hold the geometry (stride, padding, groups …); most
+    derive from `AxisBilinear` (kinds/_bilinear.py), which leaves only the first five methods to write.
     Operands of a product, in order: forward (left, right); grad_input (grad, right); grad_weight
     (grad, left). Every method must work on shortened operands, too: that is how a sampled product
-    is computed."""
+    is computed. Methods run without autograd and outside autocast."""
 
     @abstractmethod
     def forward(self, left: Tensor, right: Tensor, bias: Tensor | None) -> Tensor: ...
@@ -50,22 +55,44 @@ class Bilinear(ABC):
     def grad_bias(self, grad: Tensor) -> Tensor: ...
 
     @abstractmethod
-    def sizes(self, product: ProductName, left: tuple[int, ...], right: tuple[int, ...]) -> tuple[int, int, str]:
-        """(groups, pairs per group, what is contracted in words) from the full operands' shapes."""
-
-    @abstractmethod
     def flops(self, left: tuple[int, ...], right: tuple[int, ...]) -> int:
         """FLOPs of one product, 2 per multiply-add (the three products cost the same)."""
 
     @abstractmethod
-    def norms(self, product: ProductName, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-        """Frobenius norms `[groups, pairs]` of both operands over all but the sampled dimension."""
+    def sizes(
+        self, product: ProductName, left: tuple[int, ...], right: tuple[int, ...]
+    ) -> tuple[int, int, str]:
+        """(groups, pairs per group, what is contracted in words) from the full operands' shapes."""
 
     @abstractmethod
-    def take(
-        self, product: ProductName, first: Tensor, second: Tensor, selection: Selection
-    ) -> tuple[Tensor, Tensor]:
-        """Both operands cut to the kept pairs; the scale is multiplied into the smaller of them."""
+    def energy(self, product: ProductName, operand: Operand, tensor: Tensor) -> Tensor:
+        """Sums of squares `[groups, pairs]` of one operand over all but the sampled dimension, summed
+        in float32 for half types. Non-finite and overflowing sums are the caller's to handle."""
+
+    @abstractmethod
+    def take(self, product: ProductName, operand: Operand, tensor: Tensor, index: Tensor) -> Tensor:
+        """One operand cut to the pairs `index` `[groups, k]`; the memory format is kept."""
+
+    @abstractmethod
+    def scale(self, product: ProductName, operand: Operand, tensor: Tensor, factors: Tensor) -> Tensor:
+        """One operand (whole or cut) with every pair multiplied by its factor `[groups, pairs]`."""
+
+    @abstractmethod
+    def put(
+        self, product: ProductName, operand: Operand, full: Tensor, kept: Tensor, index: Tensor, unique: bool
+    ) -> None:
+        """Write the kept pairs back to their places in `full` (zeros, dense): the reverse of `take`.
+        Pairs that occur several times in `index` (`unique` False) are added up."""
+
+    @abstractmethod
+    def center(self, left: Tensor) -> Tensor:
+        """The mean of the left operand over everything but the sampled dimension, as a short left
+        operand whose product broadcasts over y (a linear layer: one row; a convolution: one plane
+        per channel; a batched matmul: one row per batch)."""
+
+    @abstractmethod
+    def center_grad(self, grad: Tensor, left_shape: tuple[int, ...]) -> Tensor:
+        """The gradient of the left operand, or what broadcasts to it, from that of `center(left)`."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +139,22 @@ class Kind(ABC):
         """The call's result, with every contraction in it done by `product(part, operation)`.
 
         `part` is "" where the call holds one product. The same method serves analysis (a `product`
-        that takes notes and computes exactly) and training (one that samples)."""
+        that takes notes and computes exactly) and training (one that samples). A `product` that is
+        handed a Refusal only takes note: its result is not used, the call runs as it was written."""
+
+    @classmethod
+    def examples(cls, dtype: torch.dtype) -> Iterator[Call]:
+        """Small random calls in every form that the kind knows, for `fxapprox.testing.check_kind`.
+
+        Operands that can need a gradient come as leaves that do; the caller seeds torch."""
+        return iter(())
+
+    def exact(self, call: Call) -> Any:
+        """The call as it was written, whatever class the layer has been given since."""
+        if call.function is not None:
+            return call.function(*call.args, **call.kwargs)
+        forward = next(base.forward for base in self.modules if isinstance(call.module, base))
+        return forward(call.module, *call.args, **call.kwargs)
 
 
 class OneProduct(Kind):
@@ -122,7 +164,9 @@ class OneProduct(Kind):
     def operation(self, call: Call) -> Operation | Refusal: ...
 
     def run(self, call: Call, product: ProductRunner) -> Any:
-        return product("", self.operation(call))
+        operation = self.operation(call)
+        result = product("", operation)
+        return self.exact(call) if isinstance(operation, Refusal) else result
 
 
 kinds: Registry[type[Kind]] = Registry("kind", "fxapprox.kinds")
