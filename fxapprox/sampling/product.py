@@ -1,0 +1,280 @@
+"""One contraction with its three products, each exact, sampled, or through the pairs drawn forward."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ..choices import Choice, Sampled, Treatment
+from ..errors import RequestError
+from ..kinds import Bilinear, Operand, Operation
+from ..policies import Selection
+from ..sites import PRODUCTS, ProductName
+from .scores import pair_scores
+from .streams import Draw
+
+
+def sampled_product(operation: Operation, choice: Choice, draw: Draw) -> Tensor:
+    """The operation's result with its products done as `choice` says.
+
+    Autocast is as for the exact operation: operands are cast to its dtype. Where every product that
+    this call needs comes out exact (k = n, no gradient wanted, an empty operand) this is the exact
+    operation itself, to the bit. Gradients of gradients are not defined: asking for them raises.
+
+    Kept for backward, and nothing else: the pairs' indices and scales; the left operand whole where
+    grad_weight is exact or draws for itself, only its kept part where it is reused; the right operand
+    likewise for grad_input, except that a layer's weight is kept by reference (it lives anyway) and
+    its kept part gathered again; with `center` the mean."""
+    bilinear = operation.bilinear
+    job = _job(operation, choice, draw)
+    if job is None:
+        result = bilinear.forward(operation.left, operation.right, operation.bias)
+    else:
+        device = operation.left.device.type
+        operands = (operation.left, operation.right, operation.bias)
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+            with torch.autocast(device, enabled=False):
+                result = _SampledProduct.apply(*(_cast(operand, dtype) for operand in operands), job)
+        else:
+            result = _SampledProduct.apply(*operands, job)
+    return operation.finish(result) if operation.finish else result
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What one call does, less its tensors, which autograd must see. None: a gradient nobody wants."""
+
+    bilinear: Bilinear
+    forward: Treatment
+    grad_input: Treatment | None
+    grad_weight: Treatment | None
+    weight: bool
+    left_shape: tuple[int, ...]
+    right_shape: tuple[int, ...]
+    draw: Draw
+
+    def sizes(self, product: ProductName) -> tuple[int, int]:
+        groups, pairs, _ = self.bilinear.sizes(product, self.left_shape, self.right_shape)
+        return groups, pairs
+
+    def select(
+        self, product: ProductName, how: Sampled, first: Tensor, second: Tensor, mean: Tensor | None = None
+    ) -> Selection:
+        shape = self.sizes(product)
+        scores = pair_scores(how.policy.scores, self.bilinear, product, first, second, shape, mean)
+        return how.policy.select(scores, how.k(shape[1]), self.draw.stream(product))
+
+    def cut(
+        self, product: ProductName, first: Tensor, second: Tensor, selection: Selection
+    ) -> tuple[Tensor, Tensor]:
+        """Both operands cut to the kept pairs, the scale multiplied into the smaller one."""
+        kept = [
+            self.bilinear.take(product, 0, first, selection.index),
+            self.bilinear.take(product, 1, second, selection.index),
+        ]
+        if selection.scale is not None:
+            smaller = _smaller(*kept)
+            kept[smaller] = self.bilinear.scale(product, smaller, kept[smaller], selection.scale)
+        return kept[0], kept[1]
+
+    def rest_of(self, short: Tensor, selection: Selection) -> Tensor:
+        """The mean's share: every pair of a short left operand times 1 − z, z its scale, 0 where not kept."""
+        groups, pairs = self.sizes("forward")
+        ones = (
+            torch.ones_like(selection.index, dtype=torch.float32)
+            if selection.scale is None
+            else selection.scale
+        )
+        kept = ones.new_zeros(groups, pairs).scatter_add_(1, selection.index, ones)
+        return self.bilinear.scale("forward", 0, short, 1 - kept)
+
+
+def _job(operation: Operation, choice: Choice, draw: Draw) -> _Job | None:
+    """What there is to do, None where every product is exact."""
+    left, right = operation.left, operation.right
+    if left.numel() == 0 or right.numel() == 0:
+        return None
+    shapes = tuple(left.shape), tuple(right.shape)
+    grad = torch.is_grad_enabled()
+    wanted = {
+        "forward": True,
+        "grad_input": grad and left.requires_grad,
+        "grad_weight": grad and right.requires_grad,
+    }
+    treatments: dict[str, Treatment | None] = {}
+    for product in PRODUCTS:
+        how = choice.treatment(product)
+        if isinstance(how, Sampled):
+            _check_weight_scores(operation, product, how)
+            pairs = operation.bilinear.sizes(product, *shapes)[1]
+            how = "exact" if how.k(pairs) == pairs else how
+        elif how == "reuse" and treatments["forward"] == "exact":
+            how = "exact"
+        treatments[product] = how if wanted[product] else None
+    if all(how in ("exact", None) for how in treatments.values()):
+        return None
+    forward = treatments["forward"]
+    assert forward is not None
+    return _Job(
+        operation.bilinear,
+        forward,
+        treatments["grad_input"],
+        treatments["grad_weight"],
+        operation.weight,
+        *shapes,
+        draw,
+    )
+
+
+def _check_weight_scores(operation: Operation, product: ProductName, how: Sampled) -> None:
+    if how.policy.scores == "weight" and (product == "grad_weight" or not operation.weight):
+        what = "grad_weight has no weight" if operation.weight else "this product has no weight"
+        raise RequestError(
+            f"policy {how.policy.name!r} scores pairs by the layer's weight, and {what} among its operands",
+            remedy="choose a policy that scores pairs, such as topk",
+        )
+
+
+def _cast(operand: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """As autocast does: every floating dtype but float64."""
+    if operand is None or not operand.is_floating_point() or operand.dtype == torch.float64:
+        return operand
+    return operand.to(dtype)
+
+
+def _smaller(first: Tensor, second: Tensor) -> Operand:
+    return 0 if first.numel() <= second.numel() else 1
+
+
+class _SampledProduct(torch.autograd.Function):
+    """The products of one call. `ctx` holds tensors only through `save_for_backward`."""
+
+    @staticmethod
+    def forward(ctx: Any, left: Tensor, right: Tensor, bias: Tensor | None, job: _Job) -> Tensor:
+        ctx.job, ctx.scaled = job, None
+        if job.forward == "exact":
+            ctx.save_for_backward(left if job.grad_weight else None, right if job.grad_input else None)
+            return job.bilinear.forward(left, right, bias)
+        assert isinstance(job.forward, Sampled)
+        mean = job.bilinear.center(left) if job.forward.center else None
+        selection = job.select("forward", job.forward, left, right, mean)
+        kept_left, kept_right = job.cut("forward", left, right, selection)
+        result = job.bilinear.forward(kept_left, kept_right, bias)
+        if mean is not None:
+            row = job.bilinear.forward(job.rest_of(mean, selection), right, None)
+            ctx.row_shape, ctx.mean_shape = row.shape, mean.shape
+            result.add_(row)
+        ctx.unique = selection.unique
+        ctx.scaled = None if selection.scale is None else _smaller(kept_left, kept_right)
+        ctx.kept_shapes = kept_left.shape, kept_right.shape
+        ctx.strides = left.stride(), right.stride()
+        reuse_input, reuse_weight = job.grad_input == "reuse", job.grad_weight == "reuse"
+        whole_right = job.grad_input is not None and (not reuse_input or job.weight or mean is not None)
+        ctx.save_for_backward(
+            left if job.grad_weight is not None and not reuse_weight else None,
+            right if whole_right else None,
+            kept_left if reuse_weight else None,
+            kept_right if reuse_input and not whole_right else None,
+            mean if reuse_weight else None,
+            selection.index if reuse_input or reuse_weight else None,
+            selection.scale if reuse_input or reuse_weight else None,
+        )
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        saved = _Saved(*ctx.saved_tensors)
+        device = grad.device.type
+        if not torch.is_autocast_enabled(device):
+            return _gradients(ctx, grad, saved)
+        with torch.autocast(device, enabled=False):
+            return _gradients(ctx, grad, saved)
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """What forward left for backward, each where it is needed."""
+
+    left: Tensor | None
+    right: Tensor | None
+    kept_left: Tensor | None = None
+    kept_right: Tensor | None = None
+    mean: Tensor | None = None
+    index: Tensor | None = None
+    scale: Tensor | None = None
+
+
+def _gradients(
+    ctx: Any, grad: Tensor, saved: _Saved
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+    job: _Job = ctx.job
+    selection = None if saved.index is None else Selection(saved.index, saved.scale, ctx.unique)
+    grad_left = grad_right = None
+    if job.grad_input is not None and selection is not None and job.grad_input == "reuse":
+        grad_left = _reused_grad_left(ctx, grad, saved, selection)
+    elif job.grad_input is not None:
+        assert saved.right is not None
+        first, second = grad, saved.right
+        if isinstance(job.grad_input, Sampled):
+            drawn = job.select("grad_input", job.grad_input, first, second)
+            first, second = job.cut("grad_input", first, second, drawn)
+        grad_left = job.bilinear.grad_left(first, second, job.left_shape)
+    if job.grad_weight is not None and selection is not None and job.grad_weight == "reuse":
+        grad_right = _reused_grad_right(ctx, grad, saved, selection)
+    elif job.grad_weight is not None:
+        assert saved.left is not None
+        first, second = grad, saved.left
+        if isinstance(job.grad_weight, Sampled):
+            drawn = job.select("grad_weight", job.grad_weight, first, second)
+            first, second = job.cut("grad_weight", first, second, drawn)
+        grad_right = job.bilinear.grad_right(first, second, job.right_shape)
+    grad_bias = job.bilinear.grad_bias(grad) if ctx.needs_input_grad[2] else None
+    return grad_left, grad_right, grad_bias, None
+
+
+def _reused_grad_left(ctx: Any, grad: Tensor, saved: _Saved, selection: Selection) -> Tensor:
+    """The left gradient through the forward's pairs: zero elsewhere but for the mean's part."""
+    job: _Job = ctx.job
+    kept_right = saved.kept_right
+    if kept_right is None:
+        assert saved.right is not None
+        kept_right = job.bilinear.take("forward", 1, saved.right, selection.index)
+        if ctx.scaled == 1:
+            kept_right = job.bilinear.scale("forward", 1, kept_right, selection.scale)
+    kept = job.bilinear.grad_left(grad, kept_right, tuple(ctx.kept_shapes[0]))
+    if ctx.scaled == 0:
+        kept = job.bilinear.scale("forward", 0, kept, selection.scale)
+    full = _zeros(job.left_shape, ctx.strides[0], kept)
+    job.bilinear.put("forward", 0, full, kept, selection.index, selection.unique)
+    if job.forward.center:
+        row = job.bilinear.grad_left(grad.sum_to_size(ctx.row_shape), saved.right, tuple(ctx.mean_shape))
+        full.add_(job.bilinear.center_grad(job.rest_of(row, selection), job.left_shape))
+    return full
+
+
+def _reused_grad_right(ctx: Any, grad: Tensor, saved: _Saved, selection: Selection) -> Tensor:
+    """The right gradient through the forward's pairs: zero elsewhere but for the mean's part."""
+    job: _Job = ctx.job
+    assert saved.kept_left is not None
+    kept = job.bilinear.grad_right(grad, saved.kept_left, tuple(ctx.kept_shapes[1]))
+    if ctx.scaled == 1:
+        kept = job.bilinear.scale("forward", 1, kept, selection.scale)
+    full = _zeros(job.right_shape, ctx.strides[1], kept)
+    job.bilinear.put("forward", 1, full, kept, selection.index, selection.unique)
+    if saved.mean is not None:
+        rest = job.rest_of(saved.mean, selection)
+        full.add_(job.bilinear.grad_right(grad.sum_to_size(ctx.row_shape), rest, job.right_shape))
+    return full
+
+
+def _zeros(shape: tuple[int, ...], strides: tuple[int, ...], like: Tensor) -> Tensor:
+    """Dense zeros of `shape` in the memory format that `strides` belong to, dtype and device of `like`."""
+    order = sorted(range(len(shape)), key=strides.__getitem__, reverse=True)
+    zeros = like.new_zeros([shape[d] for d in order])
+    return zeros.permute(sorted(range(len(shape)), key=order.__getitem__))

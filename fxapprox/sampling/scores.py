@@ -1,0 +1,68 @@
+"""Scores: how much every pair of a product matters, from the norms of its operands."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..kinds import Bilinear, Operand
+from ..policies._base import Scores
+from ..sites import ProductName
+
+
+def pair_scores(
+    which: Scores,
+    bilinear: Bilinear,
+    product: ProductName,
+    first: Tensor,
+    second: Tensor,
+    shape: tuple[int, int],
+    mean: Tensor | None = None,
+) -> Tensor:
+    """Scores of `shape` (groups, pairs) for a policy: finite, not negative, float32 (float64 for float64).
+
+    "pair": s_i = ‖A_i‖·‖B_i‖; "weight": ‖B_i‖; "none": ones. With `mean` (the left operand's
+    `Bilinear.center`) norms of the first operand are those of what is left of it without the mean.
+    Pairs with NaN or inf get the largest score of their row; a row of zeros becomes ones, for every
+    choice is then as good. Operands whose squares overflow or vanish are rescaled: one more pass, on
+    a CPU only, for it needs to look at the values (elsewhere an overflow counts as inf)."""
+    if which == "none":
+        dtype = torch.float64 if second.dtype == torch.float64 else torch.float32
+        return torch.ones(shape, dtype=dtype, device=second.device)
+    norms = [] if which == "weight" else [_norm(bilinear, product, 0, first, mean)]
+    norms.append(_norm(bilinear, product, 1, second))
+    scores = norms[0] if len(norms) == 1 else norms[0] * norms[1]
+    if scores.device.type == "cpu" and not torch.compiler.is_compiling() and not _sound(scores):
+        norms = [] if which == "weight" else [_norm(bilinear, product, 0, *_rescaled(first, mean))]
+        norms.append(_norm(bilinear, product, 1, *_rescaled(second)))
+        scores = norms[0] if len(norms) == 1 else norms[0] * norms[1]
+    finite = scores.isfinite()
+    largest = torch.where(finite, scores, 0).amax(-1, keepdim=True)
+    scores = torch.where(finite, scores, torch.where(largest > 0, largest, 1))
+    return torch.where(scores.amax(-1, keepdim=True) > 0, scores, 1)
+
+
+def _norm(
+    bilinear: Bilinear, product: ProductName, operand: Operand, tensor: Tensor, mean: Tensor | None = None
+) -> Tensor:
+    energy = bilinear.energy(product, operand, tensor)
+    if mean is not None and mean.numel() > 0:
+        # Σ(x − x̄)² = Σx² − rows·Σx̄², in one pass. What cancellation leaves of a small variance is
+        # noise of eps·Σx²: kept as a floor, so that no pair that differs from its mean gets a score of 0
+        rows = tensor.numel() / mean.numel()
+        floor = energy * (4 * torch.finfo(energy.dtype).eps)
+        energy = (energy - rows * bilinear.energy(product, operand, mean)).maximum(floor)
+    return energy.sqrt_()
+
+
+def _sound(scores: Tensor) -> bool:
+    """Whether no score overflowed and no row is all zeros (rare: one look at a small tensor settles it)."""
+    return bool((scores.isfinite().all() & (scores.amax(-1) > 0).all()).item()) if scores.numel() else True
+
+
+def _rescaled(tensor: Tensor, mean: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    """The operand (and its mean with it) divided by its largest finite magnitude, in at least float32."""
+    wide = tensor if tensor.dtype == torch.float64 else tensor.float()
+    top = torch.where(wide.isfinite(), wide, 0).abs().amax()
+    top = torch.where(top > 0, top, 1)
+    return wide / top, None if mean is None else mean.to(wide.dtype) / top

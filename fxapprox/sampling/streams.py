@@ -1,0 +1,245 @@
+"""Random numbers of a site's own: seeded by `torch.manual_seed`, apart from the global generator.
+
+Every draw is a fresh generator whose seed is a hash of (seed of the run, site, draw number, rank,
+product): nothing is consumed from, or written to, torch's own generator, a backward pass needs no
+stored state, and two runs with the same seed see the same draws whatever else they do.
+
+The draw number counts a site's forward passes since the last `torch.manual_seed`. A forward that is a
+recomputation (gradient checkpointing) must find the number of the forward it repeats; `SiteStream`
+keeps tickets for that while a checkpoint is open.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import weakref
+from collections import deque
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed
+from torch import Tensor
+from torch.utils.checkpoint import CheckpointFunction, _CheckpointFrame
+
+from ..errors import FxApproxError
+
+TICKETS = 1024
+"""Forward passes under an open checkpoint that a site remembers, about 200 bytes each."""
+
+
+class _Generator:
+    """The stream of one product of one draw."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._generator: torch.Generator | None = None
+
+    def generator(self) -> torch.Generator:
+        """A generator on the CPU, so that a seed draws the same on every device; always the same one."""
+        if self._generator is None:
+            self._generator = torch.Generator().manual_seed(self._seed)
+        return self._generator
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One forward pass of a site: everything random in it and in its backward pass follows from this."""
+
+    site: str
+    seed: int
+    number: int
+    rank: int = 0
+
+    def stream(self, product: str) -> _Generator:
+        """Random numbers for one product; asked again, it starts over (so a repeated backward repeats)."""
+        key = f"{self.seed}/{self.site}/{self.number}/{self.rank}/{product}".encode()
+        # one bit less than 8 bytes: manual_seed takes what fits a signed 64-bit integer everywhere
+        return _Generator(int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 1)
+
+
+@dataclass
+class _Ticket:
+    draw: Draw
+    fingerprint: bytes
+    segment: weakref.ref[Any] | None
+    used_in: int | None = None  # the backward pass that repeated it last
+
+    @property
+    def live(self) -> bool:
+        """Whether the forward can still be repeated: torch drops its checkpoint when nothing needs it."""
+        return self.segment is None or self.segment() is not None
+
+
+@dataclass(frozen=True)
+class _Situation:
+    """Where a forward pass stands: in a part of the model that will be recomputed, or is being so.
+
+    `segment` is torch's own object for that call of the checkpoint, None where another library's is."""
+
+    opens: bool
+    repeats: bool
+    segment: object | None
+
+
+_PLAIN = _Situation(opens=False, repeats=False, segment=None)
+
+
+@dataclass
+class SiteStream:
+    """The draws of one site. A plain attribute of its module: copied and pickled with it."""
+
+    site: str
+    number: int = 0  # draws made since the last torch.manual_seed
+    _seed: int | None = None
+    _token: tuple[object, ...] | None = None
+    _tickets: deque[_Ticket] = field(default_factory=lambda: deque(maxlen=TICKETS))
+
+    def draw(self, left: Tensor) -> Draw:
+        """The draw of the forward pass that now begins on `left`: the next one, or the one repeated."""
+        situation = _situation()
+        if situation is _PLAIN:
+            return self._next()
+        fingerprint = _fingerprint(left)
+        self._tickets = deque((t for t in self._tickets if t.live), maxlen=TICKETS)
+        # with no ticket at all nothing was checkpointed: a first forward that happens inside a backward
+        repeats = situation.repeats and len(self._tickets) > 0
+        draw = self._recall(fingerprint, situation.segment) if repeats else self._next()
+        if situation.opens:
+            segment = None if situation.segment is None else weakref.ref(situation.segment)
+            self._tickets.append(_Ticket(draw, fingerprint, segment))
+        return draw
+
+    def _next(self) -> Draw:
+        if self._reseeded():
+            self.number = 0
+        self._seed, self._token = torch.initial_seed(), _seed_token()
+        draw = Draw(self.site, self._seed, self.number, _rank())
+        self.number += 1
+        return draw
+
+    def _recall(self, fingerprint: bytes, segment: object | None) -> Draw:
+        """The draw of the forward that this one repeats.
+
+        Among equal inputs: one segment is repeated from front to back, several from the last to the
+        first, and a ticket serves once in a backward pass, and again in the next (retain_graph)."""
+        task = _graph_task()
+        matches = [
+            (at, ticket) for at, ticket in enumerate(self._tickets) if ticket.fingerprint == fingerprint
+        ]
+        if not matches:
+            raise FxApproxError(
+                "a recomputed forward pass got an input that none of the remembered forward passes had: its "
+                "random draw cannot be repeated, and gradients would be wrong",
+                where=f"site {self.site}",
+                remedy="gradient checkpointing must recompute the same input: keep preserve_rng_state=True, "
+                f"and at most {TICKETS} passes of a layer between its forward and its backward",
+            )
+        inside = [(at, t) for at, t in matches if segment and t.segment and t.segment() is segment]
+        if inside:
+            _, ticket = min(inside, key=lambda match: (match[1].used_in == task, match[0]))
+        else:
+            _, ticket = min(matches, key=lambda match: (match[1].used_in == task, -match[0]))
+        ticket.used_in = task
+        return ticket.draw
+
+    def _reseeded(self) -> bool:
+        """Whether torch.manual_seed was called since the last draw.
+
+        torch has no event for it, and the same seed may be set again. But manual_seed queues a new
+        call back for each kind of accelerator that this process has not initialised, and hardly any
+        process initialises both of those we look at."""
+        if self._token is None:
+            return False
+        now = _seed_token()
+        return self._seed != torch.initial_seed() or any(
+            a is not b for a, b in zip(self._token, now, strict=True)
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            "site": self.site,
+            "number": 0 if self._reseeded() else self.number,
+            "seed": self._seed,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # what was seeded before the copy was made counts as seen, so a resumed run goes on counting
+        token = None if state["seed"] is None else _seed_token()
+        self.__init__(state["site"], state["number"], state["seed"], token)  # type: ignore[misc]
+
+
+def _seed_token() -> tuple[object, ...]:
+    """Objects of which torch.manual_seed replaces at least one."""
+    trackers = (
+        getattr(torch.cuda, "_lazy_seed_tracker", None),
+        getattr(getattr(torch, "xpu", None), "_lazy_seed_tracker", None),
+    )
+    return tuple(getattr(tracker, "manual_seed_all_cb", None) for tracker in trackers)
+
+
+def _rank() -> int:
+    distributed = torch.distributed
+    return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
+
+
+def _graph_task() -> int:
+    """The number of the backward pass that runs in this thread, −1 outside of any."""
+    return torch._C._current_graph_task_id()
+
+
+def _situation() -> _Situation:
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    backward, grad = _graph_task() != -1, torch.is_grad_enabled()
+    if hooks is None and grad and not backward:
+        return _PLAIN
+    frame, repeats = _checkpoint_frame(hooks[0]) if hooks else (None, False)
+    if frame is not None:
+        return _Situation(opens=not repeats, repeats=repeats or backward, segment=frame)
+    opens = not grad or (hooks is not None and not backward)
+    return _Situation(opens, backward, _reentrant_segment())
+
+
+def _checkpoint_frame(pack: Any) -> tuple[object | None, bool]:
+    """The frame of the innermost checkpoint (use_reentrant=False), and whether it is being recomputed.
+
+    torch pushes saved-tensor hooks in both cases and has no other public trace of it: the frame is in
+    the closure of the first hook, when recomputing behind a weak reference and a wrapper of dynamo's."""
+    cells = [
+        cell.cell_contents
+        for function in (pack, getattr(pack, "__wrapped__", None))
+        for cell in getattr(function, "__closure__", None) or ()
+    ]
+    for held in cells:
+        frame = held() if isinstance(held, weakref.ref) else held
+        if isinstance(frame, _CheckpointFrame):
+            return frame, frame is not held
+    return None, False
+
+
+def _reentrant_segment() -> object | None:
+    """The innermost call of a checkpoint with use_reentrant=True on the Python stack: its `ctx` is the
+    same object in forward and backward."""
+    codes = (CheckpointFunction.forward.__code__, CheckpointFunction.backward.__code__)
+    at: FrameType | None = sys._getframe()
+    while at is not None:
+        if at.f_code in codes:
+            return at.f_locals["ctx"]
+        at = at.f_back
+    return None
+
+
+def _fingerprint(left: Tensor) -> bytes:
+    """16 bytes that tell inputs apart: shape, sum and up to 4 entries along every dimension.
+
+    Equal for equal tensors of equal strides. Only computed while a checkpoint is open."""
+    flat = left.detach()
+    flat = torch.view_as_real(flat) if flat.is_complex() else flat
+    few = flat[tuple(slice(None, None, max(1, (n - 1) // 3)) for n in flat.shape)]
+    total = flat.sum(dtype=torch.float64 if flat.dtype == torch.float64 else torch.float32)
+    facts = torch.cat([few.reshape(-1).double(), total.reshape(1).double()]).cpu()
+    return hashlib.blake2b(
+        repr(tuple(left.shape)).encode() + facts.numpy().tobytes(), digest_size=16
+    ).digest()
