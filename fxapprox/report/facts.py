@@ -1,0 +1,197 @@
+"""What a report says, as plain data: the tables, `--json` and the drawing all read this."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Protocol
+
+import torch
+
+from ..capture._types import Edge, Note, Operator
+from ..choices import Choice, Sampled, Treatment
+from ..plan import Decision, Plan
+from ..sites import PRODUCTS, ProductName, Site
+
+FORMAT = 1
+UNIT = "FLOPs, 2 per multiply-add, forward + backward"
+
+
+class Captured(Protocol):
+    """What a Capture and a Record share, and a report needs beside the plan."""
+
+    @property
+    def rung(self) -> str: ...
+    @property
+    def notes(self) -> tuple[Note, ...]: ...
+    @property
+    def operators(self) -> tuple[Operator, ...]: ...
+    @property
+    def edges(self) -> tuple[Edge, ...]: ...
+    @property
+    def total_flops(self) -> int: ...
+    @property
+    def seconds(self) -> Mapping[str, float]: ...
+
+
+def facts(plan: Plan, captured: Captured | None = None, *, warnings: Iterable[str] = ()) -> dict[str, Any]:
+    """All that a summary prints, JSON-able.
+
+    FLOPs are of one training step on the example inputs, 2 per multiply-add. `captured` (a Capture, or
+    a rewritten model's Record) adds the model's FLOPs outside sites, the rung and the notes; with a
+    plan alone these are None. `warnings` are said in addition to the plan's own."""
+    sites = [site_facts(decision) for decision in plan.decisions]
+    said = dict.fromkeys([*map(str, plan.warnings), *map(str, warnings)])
+    return {
+        "format": FORMAT,
+        "fxapprox": _version(),
+        "model": plan.model,
+        "fingerprint": plan.fingerprint,
+        "unit": UNIT,
+        "rung": captured.rung if captured else None,
+        "seconds": dict(captured.seconds) if captured else None,
+        "totals": _totals(sites, captured.total_flops if captured else None),
+        "sites": sites,
+        "notes": [dataclasses.asdict(note) for note in captured.notes] if captured else [],
+        "warnings": list(said),
+    }
+
+
+def site_facts(decision: Decision) -> dict[str, Any]:
+    """One site, its three products before and after, and the rule or the reason."""
+    site, choice = decision.site, decision.choice
+    products = {name: _product(site, choice, name) for name in PRODUCTS}
+    before, after = kept_bytes(site, choice)
+    return {
+        "id": site.id,
+        "kind": site.kind,
+        "op": site.op,
+        "owner": site.owner,
+        "source": site.source,
+        "depth": site.depth,
+        "height": site.height,
+        "channels": site.channels,
+        "dtype": site.dtype.removeprefix("torch."),
+        "weight": site.weight,
+        "shared": site.shared,
+        "calls": site.calls,
+        "input_shape": list(site.input_shape),
+        "weight_shape": list(site.weight_shape),
+        "output_shape": list(site.output_shape),
+        "rewritten": choice is not None,
+        "scope": choice.scope if choice else None,
+        "rule": decision.rule,
+        "reason": decision.reason,
+        "products": products,
+        "flops": site.flops,
+        "flops_after": sum(product["flops_after"] for product in products.values()),
+        "kept_bytes": before,
+        "kept_bytes_after": after,
+    }
+
+
+def flops_after(site: Site, choice: Choice | None, product: ProductName) -> int:
+    """FLOPs of one product as chosen: k of n pairs; "reuse" goes through the forward's k.
+
+    A centred forward adds its mean term, one row of the batch, to the products that go through it."""
+    one = site.products[product]
+    sampled = _sampled(choice, product)
+    if choice is None or sampled is None or one.pairs == 0:
+        return one.flops
+    counted = site.products["forward"] if choice.treatment(product) == "reuse" else one
+    k = sampled.k(counted.pairs)
+    if k == counted.pairs:
+        return one.flops
+    mean = 1 / max(site.products["grad_weight"].pairs, 1) if sampled.center else 0.0
+    return min(one.flops, round(one.flops * (k / counted.pairs + mean)))
+
+
+def kept_bytes(site: Site, choice: Choice | None) -> tuple[int, int]:
+    """Bytes of its input that a site keeps for the backward pass: (exact, as chosen).
+
+    Only a site whose weight gradient goes through the pairs of the forward keeps the sampled part
+    alone; nothing is kept for a weight that gets no gradient. What another operation keeps of the same
+    tensor is not known here, so the saving is the most there can be."""
+    if not site.products["grad_weight"].flops:
+        return 0, 0
+    whole = math.prod(site.input_shape) * _itemsize(site.dtype) * site.calls
+    sampled = _sampled(choice, "forward")
+    forward = site.products["forward"].pairs
+    if choice is None or sampled is None or choice.grad_weight != "reuse" or not forward:
+        return whole, whole
+    return whole, round(whole * sampled.k(forward) / forward)
+
+
+def _sampled(choice: Choice | None, product: ProductName) -> Sampled | None:
+    """What the product is sampled by, in the end: None for an exact one."""
+    treatment: Treatment = choice.treatment(product) if choice else "exact"
+    if treatment == "reuse" and choice:
+        treatment = choice.forward
+    return treatment if isinstance(treatment, Sampled) else None
+
+
+def _product(site: Site, choice: Choice | None, name: ProductName) -> dict[str, Any]:
+    one = site.products[name]
+    treatment: Treatment = choice.treatment(name) if choice else "exact"
+    told: dict[str, Any] = {
+        "over": one.over,
+        "pairs": one.pairs,
+        "groups": one.groups,
+        "flops": one.flops,
+        "flops_after": flops_after(site, choice, name),
+        "treatment": treatment if isinstance(treatment, str) else "sampled",
+    }
+    if isinstance(treatment, Sampled):
+        told |= {
+            "policy": treatment.policy.name,
+            "options": _options(treatment),
+            "keep": treatment.keep,
+            "kept": treatment.k(one.pairs),
+            "min_k": treatment.min_k,
+            "center": treatment.center,
+        }
+    return told
+
+
+def _options(sampled: Sampled) -> dict[str, Any]:
+    policy: Any = sampled.policy
+    return dataclasses.asdict(policy) if dataclasses.is_dataclass(policy) else {}
+
+
+def _totals(sites: list[dict[str, Any]], model: int | None) -> dict[str, Any]:
+    """Sums over the sites, and what share of the whole model's training FLOPs they hold."""
+    inside = sum(site["flops"] for site in sites)
+    after = sum(site["flops_after"] for site in sites)
+    # a count of the whole that is below its parts is a count that missed something: say the parts
+    whole = max(model, inside) if model is not None else None
+    forward = sum(site["products"]["forward"]["flops"] for site in sites)
+    forward_after = sum(site["products"]["forward"]["flops_after"] for site in sites)
+    return {
+        "sites": len(sites),
+        "rewritten": sum(site["rewritten"] for site in sites),
+        "model_flops": whole,
+        "model_flops_after": whole - inside + after if whole is not None else None,
+        "site_flops": inside,
+        "site_flops_after": after,
+        "forward_flops": forward,
+        "forward_flops_after": forward_after,
+        "backward_flops": inside - forward,
+        "backward_flops_after": after - forward_after,
+        "share_in_sites": inside / whole if whole else None,
+        "kept_bytes": sum(site["kept_bytes"] for site in sites),
+        "kept_bytes_after": sum(site["kept_bytes_after"] for site in sites),
+    }
+
+
+def _itemsize(dtype: str) -> int:
+    found = getattr(torch, dtype.removeprefix("torch."), torch.float32)
+    return found.itemsize if isinstance(found, torch.dtype) else 4
+
+
+def _version() -> str:
+    try:
+        return version("fxapprox")
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return "unknown"
