@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .policies import Policy
-from .sites import ProductName
+from .sites import PRODUCTS, ProductName, Site
 
 Scope = Literal["forward", "backward", "grad-weight", "straight-through", "per product"]
 SCOPES: tuple[Scope, ...] = ("forward", "backward", "grad-weight", "straight-through")
@@ -53,4 +53,51 @@ class Choice:
         return cls(*table[scope], scope=scope)
 
     def treatment(self, product: ProductName) -> Treatment:
-        return getattr(self, product)  # type: ignore[no-any-return]
+        return getattr(self, product)
+
+
+def never_served(choice: Choice) -> str | None:
+    """Why the choice can be carried out at no site whatever; None where it can at some."""
+    treatment = choice.grad_weight
+    if isinstance(treatment, Sampled) and treatment.policy.scores == "weight":
+        return (
+            f"policy {treatment.policy.name!r} scores pairs by the weight, which is no operand of grad_weight"
+            + (f" (scope {choice.scope!r} samples it)" if choice.scope != "per product" else "")
+        )
+    return None
+
+
+def unserved(site: Site, choice: Choice) -> str | None:
+    """Why the choice cannot be carried out at this site; None where it can."""
+    reason = never_served(choice)
+    if reason is not None or site.weight is not None:
+        return reason
+    for treatment in (choice.forward, choice.grad_input):
+        if isinstance(treatment, Sampled) and treatment.policy.scores == "weight":
+            return (
+                f"policy {treatment.policy.name!r} scores pairs by the weight, "
+                f"and {site.op} here has no parameter among its operands"
+            )
+    return None
+
+
+def idle(site: Site, choice: Choice) -> str | None:
+    """Why the choice samples nothing at this site, with the numbers; None where it samples something.
+
+    grad_weight is contracted over the batch, whose size changes from step to step: how many pairs the
+    example inputs have there decides nothing. `keep = 1` asks for all pairs by name, and is obeyed."""
+    reasons = []
+    for product in PRODUCTS:
+        treatment, facts = choice.treatment(product), site.products[product]
+        if not isinstance(treatment, Sampled):
+            continue
+        if product != "forward" and facts.flops == 0 and site.products["forward"].flops > 0:
+            reasons.append(f"a training step never computes {product} here")
+        elif product == "grad_weight" or treatment.keep == 1 or treatment.k(facts.pairs) < facts.pairs:
+            return None
+        else:
+            reasons.append(
+                f"{product} keeps all {facts.pairs} pairs "
+                f"({facts.over}; keep {treatment.keep:g}, min_k {treatment.min_k})"
+            )
+    return "; ".join(reasons) or "every product is exact"

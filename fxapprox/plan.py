@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
-from .choices import Choice
+from .choices import Choice, unserved
+from .errors import PlanMismatch
 from .sites import Site
+
+_SHOWN = 5  # differences that a refusal spells out; the rest are counted
+
+
+@dataclass(frozen=True)
+class PlanWarning:
+    """Something about a plan that will hurt, or that the user did not mean. `name` is stable
+    ("batch-norm"), `sites` are the ids it is about, `remedy` is what to do. Prints as a sentence."""
+
+    name: str
+    message: str
+    sites: tuple[str, ...] = ()
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return self.message
 
 
 @dataclass(frozen=True)
@@ -27,12 +48,132 @@ class Plan:
     model: str
     fingerprint: str
     decisions: tuple[Decision, ...]
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[PlanWarning, ...] = ()
 
     @cached_property
     def by_id(self) -> dict[str, Decision]:
         return {decision.site.id: decision for decision in self.decisions}
 
     @property
+    def sites(self) -> tuple[Site, ...]:
+        return tuple(decision.site for decision in self.decisions)
+
+    @property
     def rewritten(self) -> tuple[Decision, ...]:
         return tuple(d for d in self.decisions if d.choice is not None)
+
+    def save(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
+        """Write the plan as TOML, whole or not at all. A plan may be written over another plan; any
+        other file only with `force`. Raises RequestError where it cannot be written."""
+        from .planfile import save_plan  # it needs the classes above
+
+        save_plan(self, path, force=force)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Plan:
+        """The plan in a file that `save` wrote, perhaps edited since. Raises RequestError with every
+        problem and its line."""
+        from .planfile import load_plan
+
+        return load_plan(path)
+
+    def diff(self, other: Plan) -> tuple[str, ...]:
+        """What changes from this plan to the other; see the function `diff`."""
+        return diff(self, other)
+
+
+def fingerprint(sites: Iterable[Site], model: str = "") -> str:
+    """16 hex digits that two models share when a plan of one fits the other: from the name of the
+    model, and the ids, kinds and weight shapes of its sites. Batch size, dtype and weights do not count."""
+    facts = [model, [_identity(site) for site in sites]]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+def _identity(site: Site) -> tuple[str, str, tuple[int, ...] | None]:
+    # where the right operand is an activation its shape follows the inputs
+    return site.id, site.kind, site.weight_shape if site.weight is not None else None
+
+
+def bind(plan: Plan, sites: Sequence[Site]) -> Plan:
+    """The plan's choices for a model's present sites (other batch size, dtype or source lines).
+
+    Raises PlanMismatch that lists the difference where the model has other sites than the plan, or one
+    of them cannot do what the plan asks of it."""
+    from .advice import advise  # it needs the classes above
+
+    differences = _site_differences(plan.sites, sites)
+    if not differences:
+        differences = [
+            f"{site.id}: {reason}" for site in sites if (reason := _unable(site, plan.by_id[site.id].choice))
+        ]
+    if differences:
+        shown, more = differences[:_SHOWN], len(differences) - _SHOWN
+        remedy = "\n  ".join([*shown, *([f"and {more} more"] if more > 0 else [])])
+        raise PlanMismatch(f"the plan was made for another model ({plan.model})", remedy=remedy)
+    decisions = tuple(replace(plan.by_id[site.id], site=site) for site in sites)
+    return replace(plan, decisions=decisions, warnings=advise(decisions))
+
+
+def _site_differences(planned: Sequence[Site], present: Sequence[Site]) -> list[str]:
+    """Sites of the plan that the model lacks, sites of the model that the plan lacks, sites that changed."""
+    plan, model = ({site.id: site for site in sites} for sites in (planned, present))
+    lines = [
+        f"{site.id} ({site.kind}): in the plan, not in the model" for site in planned if site.id not in model
+    ]
+    for site in present:
+        if site.id not in plan:
+            lines.append(f"{site.id} ({site.kind}): in the model, not in the plan")
+        elif _identity(site) != _identity(plan[site.id]):
+            lines.append(f"{site.id}: {_facts(plan[site.id])} in the plan, {_facts(site)} in the model")
+    return lines
+
+
+def _facts(site: Site) -> str:
+    weight = "×".join(map(str, site.weight_shape)) if site.weight is not None else "no weight"
+    return f"{site.kind} {weight}"
+
+
+def _unable(site: Site, choice: Choice | None) -> str | None:
+    return None if choice is None else site.refusal or unserved(site, choice)
+
+
+def diff(before: Plan, after: Plan) -> tuple[str, ...]:
+    """What changes from one plan to another, a line a site: sites gone and new, and changed choices.
+
+    Plans that choose the same give no lines, whatever their rules and reasons."""
+    lines = []
+    for decision in before.decisions:
+        site_id = decision.site.id
+        if site_id not in after.by_id:
+            lines.append(f"- {site_id}: {in_words(decision.choice)}")
+        elif after.by_id[site_id].choice != decision.choice:
+            lines.append(
+                f"~ {site_id}: {in_words(decision.choice)} → {in_words(after.by_id[site_id].choice)}"
+            )
+    new = (decision for decision in after.decisions if decision.site.id not in before.by_id)
+    lines.extend(f"+ {decision.site.id}: {in_words(decision.choice)}" for decision in new)
+    return tuple(lines)
+
+
+def in_words(choice: Choice | None) -> str:
+    """A choice on one line, as it is written in rules: `topk keep 0.5 scope forward`."""
+    from .syntax import spell_choice
+
+    if choice is None:
+        return "exact"
+    keys = spell_choice(choice)
+    if "policy" in keys:
+        return _keys_in_words(keys)
+    parts = (
+        (key, _keys_in_words(value) if isinstance(value, dict) else str(value)) for key, value in keys.items()
+    )
+    return ", ".join(f"{key}: {words}" for key, words in parts)
+
+
+def _keys_in_words(keys: dict[str, object]) -> str:
+    rest = (
+        f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"
+        for key, value in keys.items()
+        if key != "policy" and (key, value) != ("min_k", 1)
+    )
+    return " ".join([str(keys["policy"]), *rest])

@@ -10,7 +10,7 @@ from torch import nn
 
 from .capture._types import Capture, Edge, Forward, Note, Operator
 from .errors import RequestError
-from .plan import Plan
+from .plan import Plan, PlanWarning
 
 ATTRIBUTE = "_fxapprox_record"
 
@@ -28,14 +28,14 @@ class Record:
     rung: str
     total_flops: int
     seconds: Mapping[str, float]
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[PlanWarning, ...] = ()
 
     @classmethod
     def of(cls, capture: Capture, plan: Plan, installed: tuple[str, ...]) -> Record:
         return cls(plan, capture.forwards, installed, capture.notes, capture.operators, capture.edges,
                    capture.rung, capture.total_flops, capture.seconds)  # fmt: skip
 
-    def with_warnings(self, warnings: tuple[str, ...]) -> Record:
+    def with_warnings(self, warnings: tuple[PlanWarning, ...]) -> Record:
         return replace(self, warnings=warnings)
 
 

@@ -1,0 +1,19 @@
+"""Rules: conditions on a site and a choice, tried top to bottom; the first that matches decides."""
+
+from ._decide import decide
+from ._explain import Explanation, Tried, explain
+from ._file import load_rules
+from ._rule import Match, NoMatch, Rule
+from ._shorthand import rules_from
+
+__all__ = [
+    "Explanation",
+    "Match",
+    "NoMatch",
+    "Rule",
+    "Tried",
+    "decide",
+    "explain",
+    "load_rules",
+    "rules_from",
+]

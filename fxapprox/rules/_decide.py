@@ -1,0 +1,73 @@
+"""Sites and rules to a plan: the first rule that matches a site decides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..advice import advise
+from ..choices import idle, unserved
+from ..plan import Decision, Plan
+from ..sites import Site
+from ..syntax import raise_problems
+from ._lint import shadowed, unmatched
+from ._rule import Match, NoMatch, Rule
+
+_NAMED_REASONS = 2  # rules whose near miss is spelled out for a site that none matched
+
+
+def decide(sites: Sequence[Site], rules: Sequence[Rule], *, model: str, fingerprint: str) -> Plan:
+    """The plan that the rules make for these sites.
+
+    A site is left alone, with the reason, where it can never be sampled, where no rule matches, where
+    the rule says "exact", where the policy cannot serve it or keeps all of its pairs, and where its
+    kind is opt-in and the rule does not name the kind.
+
+    Raises RequestError that lists every rule that matches no site. A rule that could only match sites
+    which earlier rules claim is a warning of the plan."""
+    if sites:
+        raise_problems(unmatched(rules, sites, model), "the rules")
+    decisions = tuple(decide_site(site, rules) for site in sites)
+    return Plan(model, fingerprint, decisions, (*shadowed(rules, sites), *advise(decisions)))
+
+
+def decide_site(site: Site, rules: Sequence[Rule]) -> Decision:
+    """One site's decision."""
+    if site.refusal is not None:
+        return Decision(site, None, None, site.refusal)
+    misses = []
+    for rule in rules:
+        outcome = outcome_of(rule, site)
+        if isinstance(outcome, Match):
+            return _claimed(site, rule, outcome)
+        misses.append(outcome)
+    return Decision(site, None, None, _no_rule(misses))
+
+
+def outcome_of(rule: Rule, site: Site) -> Match | NoMatch:
+    """Whether the rule claims the site: its conditions, and that opt-in kinds are asked for by name."""
+    outcome = rule.match(site)
+    if isinstance(outcome, Match) and site.opt_in and rule.kind is None and rule.choice is not None:
+        reason = f"kind {site.kind} is sampled only where a rule names it ({rule} names no kind)"
+        return NoMatch("kind", reason)
+    return outcome
+
+
+def _claimed(site: Site, rule: Rule, outcome: Match) -> Decision:
+    if rule.choice is None:
+        return Decision(site, None, rule.label, f"left exact: {outcome.reason}")
+    reason = unserved(site, rule.choice) or idle(site, rule.choice)
+    if reason is not None:
+        return Decision(site, None, rule.label, f"{reason} ({rule})")
+    return Decision(site, rule.choice, rule.label, outcome.reason)
+
+
+def _no_rule(misses: Sequence[NoMatch]) -> str:
+    if not misses:
+        return "no rule matched: there are no rules"
+    if len(misses) == 1:
+        return misses[0].reason
+    # rules that fail fewest conditions say most about why the site was left
+    near = sorted(misses, key=lambda miss: miss.failed)[:_NAMED_REASONS]
+    others = len(misses) - len(near)
+    told = "; ".join(miss.reason for miss in near)
+    return f"no rule matched: {told}" + (f"; {others} more" if others else "")

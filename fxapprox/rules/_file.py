@@ -1,0 +1,83 @@
+"""Rules files: TOML in, rules out, and the line of everything that is wrong."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import one_of
+from ..syntax import CHOICE_KEYS, Problem, raise_problems
+from ..toml import key_lines, read_toml
+from ._rule import CONDITION_KEYS, Rule, read_rule
+
+VERSION = 1
+
+
+def load_rules(path: str | os.PathLike[str]) -> tuple[Rule, ...]:
+    """The rules of a file, in its order.
+
+    Raises RequestError with every problem of the file, each with its line: not there or not readable,
+    not TOML, a wrong version, no rules, unknown or ill-typed keys and values."""
+    path = Path(path)
+    text, document = read_toml(path, "rules file")
+    problems = _check_head(document, path.name, text)
+    tables = document.get("rule", [])
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        problems.append(Problem("rule must be a list of tables", ("rule",), "head each with [[rule]]"))
+        tables = []
+    elif not tables and not problems:
+        remedy = 'a rule is, for example:\n  [[rule]]\n  policy = "topk"\n  keep = 0.5'
+        problems.append(Problem(f"{path.name} holds no rules", (), remedy, str(path)))
+    lines = key_lines(text) if tables or problems else {}
+    problems = [_located(problem, path.name, lines) for problem in problems]
+    rules = []
+    for number, table in enumerate(tables):
+        origin = f"{path.name}:{lines.get(('rule', number), 1)}"
+        values, wrong = read_rule(table)
+        problems.extend(_located(problem, path.name, lines, ("rule", number)) for problem in wrong)
+        if not wrong:
+            rules.append(Rule.of(values, origin))
+    raise_problems(sorted(problems, key=_line), str(path))
+    return tuple(rules)
+
+
+def _line(problem: Problem) -> int:
+    return int((problem.where or "").rpartition(":")[2] or 0) if ":" in (problem.where or "") else 0
+
+
+def _check_head(document: Mapping[str, Any], name: str, text: str) -> list[Problem]:
+    """What is wrong outside the rules."""
+    problems = []
+    if not text.strip():
+        return [Problem(f"{name} is empty", (), "begin it with: version = 1, then [[rule]]", name)]
+    if "version" not in document:
+        problems.append(Problem(f"{name} names no version", (), "begin it with: version = 1", name))
+    elif document["version"] != VERSION or isinstance(document["version"], bool):
+        message = f"version = {document['version']!r} of the rules language is not known"
+        problems.append(Problem(message, ("version",), f"this fxapprox reads version = {VERSION}"))
+    for key in document:
+        if key not in ("version", "rule"):
+            problems.append(Problem(f"unknown key {key!r}", (key,), _misplaced(key)))
+    return problems
+
+
+def _misplaced(key: str) -> str:
+    """The remedy for an unknown top-level key: a rule's key that stands before the first [[rule]]?"""
+    if key in (*CONDITION_KEYS, *CHOICE_KEYS):
+        return "a rule's keys stand below a [[rule]] line"
+    return one_of(key, ("version", "rule"))
+
+
+def _located(
+    problem: Problem, name: str, lines: Mapping[tuple[str | int, ...], int], at: tuple[str | int, ...] = ()
+) -> Problem:
+    """The problem with its file and line: that of its key, else that of the table it stands in."""
+    if problem.where is not None:
+        return problem
+    full = (*at, *problem.key)
+    while full and full not in lines:
+        full = full[:-1]
+    line = lines.get(full)
+    return Problem(problem.message, problem.key, problem.remedy, f"{name}:{line}" if line else name)

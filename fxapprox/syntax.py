@@ -1,0 +1,296 @@
+"""How a choice is written, in a rules file, in a plan file and in Python, and how it is read.
+
+The same keys everywhere: either `policy` with `keep`, `min_k`, `scope`, `center` and the policy's own
+options, or one of "exact", "reuse" or a table of those keys for each of `forward`, `grad_input` and
+`grad_weight`. Reading collects every problem; nothing is raised before all of them are known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
+
+from .choices import SCOPES, Choice, Sampled, Treatment, never_served
+from .errors import RequestError, one_of
+from .policies import Policy, policies
+from .sites import PRODUCTS
+
+SHORT_KEYS = ("policy", "keep", "min_k", "scope", "center")
+SAMPLED_KEYS = ("policy", "keep", "min_k", "center")
+CHOICE_KEYS = (*SHORT_KEYS, *PRODUCTS)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong. `key` is what was written, to find its line; `where` is a file and line."""
+
+    message: str
+    key: tuple[str, ...] = ()
+    remedy: str | None = None
+    where: str | None = None
+
+
+def raise_problems(problems: Sequence[Problem], what: str) -> None:
+    """Raise one RequestError with all the problems of `what` ("the rules"); return if there are none."""
+    if not problems:
+        return
+    if len(problems) == 1:
+        only = problems[0]
+        raise RequestError(only.message, where=only.where, remedy=only.remedy)
+    lines = []
+    for problem in problems:
+        lines.append((f"{problem.where}: " if problem.where else "") + problem.message)
+        if problem.remedy:
+            lines.extend("  " + line.strip() for line in problem.remedy.split("\n"))
+    raise RequestError(f"{len(problems)} problems with {what}", remedy="\n  ".join(lines))
+
+
+def typed(
+    keys: Mapping[str, object], key: str, types: tuple[type, ...], problems: list[Problem]
+) -> Any:  # the caller knows which of the types it asked for
+    """The value of a key if it has one of the types; None, and a problem, where it has another."""
+    value = keys.get(key)
+    if value is None or (isinstance(value, types) and (bool in types or not isinstance(value, bool))):
+        return value
+    wanted = " or ".join(_TYPE_WORDS[kind] for kind in types)
+    problems.append(Problem(f"{key} must be {wanted}, not {value!r}", (key,)))
+    return None
+
+
+_TYPE_WORDS: dict[type, str] = {
+    str: "a string", int: "a whole number", float: "a number", bool: "true or false", dict: "a table",
+    list: "a list",
+}  # fmt: skip
+
+
+def read_choice(keys: Mapping[str, object], also: Iterable[str] = ()) -> tuple[Choice | None, list[Problem]]:
+    """The choice that the keys spell, None for exact, and everything that is wrong with them.
+
+    `also` are keys that have been read already (a rule's conditions): only to suggest names."""
+    problems: list[Problem] = []
+    keys = {key: value for key, value in keys.items() if value is not None}
+    products = [product for product in PRODUCTS if product in keys]
+    if products and "policy" not in keys:
+        choice = _read_products(keys, products, also, problems)
+    elif products:
+        problems.append(
+            Problem(
+                f"policy and {products[0]} exclude each other",
+                (products[0],),
+                "write policy with scope, or a policy per product",
+            )
+        )
+        return None, problems
+    else:
+        choice = _read_short(keys, also, problems)
+    if choice is not None and not problems and (reason := never_served(choice)) is not None:
+        problems.append(
+            Problem(reason, ("scope" if "scope" in keys else "grad_weight" if products else "policy",))
+        )
+    return choice, problems
+
+
+def _read_short(keys: Mapping[str, object], also: Iterable[str], problems: list[Problem]) -> Choice | None:
+    """`policy`, `keep`, `scope` …: one Sampled, spread over the products by its scope."""
+    if "policy" not in keys:
+        unknown = [key for key in keys if key not in SHORT_KEYS and not _option_owners(key)]
+        problems.extend(_unknown_key(key, (*CHOICE_KEYS, *also)) for key in unknown)
+        if not unknown or len(keys) > len(unknown):
+            problems.append(
+                Problem("names no policy", (), 'name one: policy = "topk", or a policy per product')
+            )
+    sampled = _read_sampled(keys, SHORT_KEYS, also, problems)
+    scope = typed(keys, "scope", (str,), problems)
+    if scope is not None and scope not in SCOPES:
+        problems.append(Problem(f"unknown scope {scope!r}", ("scope",), one_of(scope, SCOPES)))
+    elif sampled is not None and sampled.center and scope in ("backward", "grad-weight"):
+        problems.append(
+            Problem(
+                f"center applies to the forward product, and scope {scope!r} leaves that exact",
+                ("center",),
+                'drop center, or use scope "forward" or "straight-through"',
+            )
+        )
+    if sampled is None or problems:
+        return None
+    return Choice.of_scope(scope or "forward", sampled)
+
+
+def _read_products(
+    keys: Mapping[str, object], products: Sequence[str], also: Iterable[str], problems: list[Problem]
+) -> Choice | None:
+    """A treatment per product; what is not named is exact."""
+    for key in keys:
+        if key in SHORT_KEYS:
+            problems.append(
+                Problem(
+                    f"{key} beside {products[0]}: where products are named, each has its own",
+                    (key,),
+                    f"move it into the product's table: {products[0]} = {{ policy = …, {key} = … }}",
+                )
+            )
+        elif key not in PRODUCTS:
+            problems.append(_unknown_key(key, (*CHOICE_KEYS, *also)))
+    treatments = {product: _read_treatment(product, keys[product], problems) for product in products}
+    forward = treatments.get("forward", "exact")
+    for product in products:
+        if treatments[product] == "reuse" and forward == "exact":
+            problems.append(
+                Problem(
+                    f'{product} = "reuse" reuses the pairs drawn forward, and forward is exact',
+                    (product,),
+                    f"name a policy for forward, or one for {product}",
+                )
+            )
+    if problems or all(treatment == "exact" for treatment in treatments.values()):
+        return None
+    return Choice(**treatments)
+
+
+def _read_treatment(product: str, value: object, problems: list[Problem]) -> Treatment:
+    words = ("exact",) if product == "forward" else ("exact", "reuse")
+    if isinstance(value, str) and value in words:
+        return cast(Treatment, value)
+    if isinstance(value, Mapping):
+        found: list[Problem] = []
+        if "policy" not in value:
+            found.append(Problem("names no policy", (), 'name one: { policy = "topk", keep = 0.5 }'))
+        sampled = _read_sampled(value, SAMPLED_KEYS, (), found)
+        if sampled is not None and sampled.center and product != "forward":
+            found.append(Problem("center applies to the forward product only", ("center",)))
+        problems.extend(
+            Problem(f"{product}: {problem.message}", (product, *problem.key), problem.remedy)
+            for problem in found
+        )
+        return sampled or "exact"
+    listed = " or ".join(f'"{word}"' for word in words)
+    problems.append(
+        Problem(
+            f'{product} must be {listed} or a table such as {{ policy = "topk", keep = 0.5 }}, not {value!r}',
+            (product,),
+        )
+    )
+    return "exact"
+
+
+def _read_sampled(
+    keys: Mapping[str, object], allowed: tuple[str, ...], also: Iterable[str], problems: list[Problem]
+) -> Sampled | None:
+    """A Sampled from its keys; None for the policy "exact", and where there are problems."""
+    before = len(problems)
+    name = typed(keys, "policy", (str,), problems)
+    keep = typed(keys, "keep", (float, int), problems)
+    min_k = typed(keys, "min_k", (int,), problems)
+    center = typed(keys, "center", (bool,), problems)
+    if keep is not None and not 0 < keep <= 1:
+        problems.append(Problem(f"keep = {keep} is outside 0 < keep <= 1", ("keep",)))
+    if min_k is not None and min_k < 1:
+        problems.append(Problem(f"min_k = {min_k} is less than 1", ("min_k",)))
+    options = {key: value for key, value in keys.items() if key not in allowed}
+    policy = None
+    if name is not None:
+        policy = _read_policy(name, options, (*allowed, *also), problems)
+    if policy is None or len(problems) > before or name == "exact":
+        return None
+    return Sampled(
+        policy,
+        keep=0.5 if keep is None else float(keep),
+        min_k=1 if min_k is None else min_k,
+        center=bool(center),
+    )
+
+
+def _read_policy(
+    name: str, options: Mapping[str, object], other_keys: tuple[str, ...], problems: list[Problem]
+) -> Policy | None:
+    """The policy with its options; None where one of them is wrong."""
+    known = policies.all()
+    if name not in known:
+        problems.append(Problem(f"unknown policy {name!r}", ("policy",), one_of(name, known)))
+        unknown = [option for option in options if not _option_owners(option)]
+        problems.extend(_unknown_key(option, other_keys) for option in unknown)
+        return None
+    cls = known[name]
+    own = option_types(cls)
+    found = [_option_problem(name, own, key, value, other_keys) for key, value in options.items()]
+    wrong = [problem for problem in found if problem is not None]
+    problems.extend(wrong)
+    if wrong:
+        return None
+    try:
+        return cast(Callable[..., Policy], cls)(**options)
+    except (RequestError, TypeError, ValueError) as error:
+        # only the policy itself knows how its options must fit together
+        message = error.message if isinstance(error, RequestError) else f"policy {name!r}: {error}"
+        remedy = error.remedy if isinstance(error, RequestError) else None
+        problems.append(Problem(message, (next(iter(options), "policy"),), remedy))
+        return None
+
+
+def option_types(cls: type[Policy]) -> dict[str, Any]:
+    """A policy's own options: name → annotation."""
+    hints = get_type_hints(cls)
+    return {field.name: hints[field.name] for field in fields(cast(Any, cls)) if field.init}
+
+
+def _option_problem(
+    policy: str, own: Mapping[str, Any], key: str, value: object, other_keys: tuple[str, ...]
+) -> Problem | None:
+    if key not in own:
+        owners = _option_owners(key)
+        if owners:
+            takes = f"{policy!r} takes " + (", ".join(own) if own else "no options")
+            return Problem(
+                f"{key} is an option of policy {', '.join(owners)}, not of {policy!r}", (key,), takes
+            )
+        return _unknown_key(key, (*other_keys, *own))
+    annotation = own[key]
+    if get_origin(annotation) is Literal:
+        choices = get_args(annotation)
+        if value not in choices:
+            remedy = one_of(str(value), map(str, choices))
+            return Problem(f"{key} = {value!r} is not a value of policy {policy!r}", (key,), remedy)
+    elif annotation in (str, int, float, bool):
+        found: list[Problem] = []
+        typed({key: value}, key, (float, int) if annotation is float else (annotation,), found)
+        return found[0] if found else None
+    return None
+
+
+def _option_owners(key: str) -> list[str]:
+    """Names of the policies that have an option of this name."""
+    return [name for name, cls in policies.all().items() if key in option_types(cls)]
+
+
+def _unknown_key(key: str, known: Iterable[str]) -> Problem:
+    return Problem(f"unknown key {key!r}", (key,), one_of(key, known))
+
+
+def spell_choice(choice: Choice | None) -> dict[str, object]:
+    """The keys that `read_choice` turns into this choice, every value written out."""
+    if choice is None:
+        return {"policy": "exact"}
+    if choice.scope != "per product":
+        treatments = (choice.treatment(product) for product in PRODUCTS)
+        sampled = next(treatment for treatment in treatments if isinstance(treatment, Sampled))
+        if choice == Choice.of_scope(choice.scope, sampled):
+            return {**_spell_sampled(sampled, scope=choice.scope)}
+    return {
+        product: _spell_sampled(treatment) if isinstance(treatment, Sampled) else treatment
+        for product in PRODUCTS
+        for treatment in (choice.treatment(product),)
+    }
+
+
+def _spell_sampled(sampled: Sampled, scope: str | None = None) -> dict[str, object]:
+    keys: dict[str, object] = {"policy": sampled.policy.name, "keep": sampled.keep, "min_k": sampled.min_k}
+    if scope is not None:
+        keys["scope"] = scope
+    if sampled.center:
+        keys["center"] = True
+    for option in option_types(type(sampled.policy)):
+        value = getattr(sampled.policy, option)
+        if value is not None:
+            keys[option] = value
+    return keys
