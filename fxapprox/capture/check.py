@@ -1,0 +1,205 @@
+"""Compare the captured forwards with the user's own, and name the modules whose capture is wrong.
+
+No tracer is right about every forward (a random number drawn in Python, a counter, a branch on data
+are frozen silently), so a capture is believed only where a copy of the model that runs it cannot be
+told from a copy that runs the user's code: outputs, gradients, buffers and attributes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from ..passes.copying import deep_copy
+from ..passes.install import install
+from ._types import Forward, Inputs, Note, Traced
+from .rng import RandomState, kept_random_state
+from .trials import Modes, Outcome, Trial, copied, mismatch, other_batch, other_values, run
+
+# One training step of a model this large takes minutes on a CPU: it is compared once instead of in full.
+COSTLY_FLOPS = 5e12
+
+# What to try next where the user's own model does not run a trial (an index out of range in redrawn
+# inputs, a batch size it does not take).
+Alternatives = tuple[Trial, ...]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`guilty`: path of a module → how its captured forward differs. Empty: the capture is accepted."""
+
+    guilty: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[Note, ...] = ()
+
+
+def check(model: nn.Module, traced: Traced, inputs: Inputs) -> Verdict:
+    """Compare a copy of `model` in which every captured forward is installed with one that is as it was.
+
+    Train mode: two seeds, two inputs, two batch sizes, one step after the other on the same copies (so
+    that a counter shows); outputs, gradients of every parameter under a fixed random projection of the
+    outputs, buffers, attributes. Then eval mode: outputs. On a mismatch each captured forward is tried by
+    itself on the inputs its module was given, so that only the wrong ones are named.
+
+    Costs two training steps and two evaluations of the model, for each side; above `COSTLY_FLOPS` a
+    step, one training step for each side, and a note says so. Leaves the global random states and
+    `model` as they were."""
+    if not traced.forwards:
+        return Verdict()
+    step = sum(call.flops * call.calls * (1 + sum(call.needs_grad)) for call in traced.calls)
+    notes: list[Note] = []
+    with kept_random_state():
+        found = _first_mismatch(model, traced.forwards, _trials(inputs, step, notes), notes)
+        guilty = {} if found is None else _guilty(model, traced.forwards, *found)
+    return Verdict(guilty, tuple(notes))
+
+
+def _trials(inputs: Inputs, step_flops: int, notes: list[Note]) -> list[Alternatives]:
+    example = Trial("train mode, the example inputs", True, inputs, random=0)
+    if step_flops > COSTLY_FLOPS:
+        notes.append(_unchecked(f"one step takes {step_flops:.1e} FLOPs: compared once, in train mode only"))
+        return [(example,)]
+    values = other_values(inputs)
+    alternatives = [("other inputs", values)]
+    resized = other_batch(values)
+    if resized is not None:
+        other, batch, size = resized
+        alternatives.insert(0, (f"other inputs, batch size {size} instead of {batch}", other))
+        if (same_values := other_batch(inputs)) is not None:
+            alternatives.append((f"batch size {size} instead of {batch}", same_values[0]))
+    return [
+        (example,),
+        tuple(Trial(f"train mode, another seed, {words}", True, given, 1) for words, given in alternatives),
+        (Trial("eval mode, the example inputs", False, inputs, 2, Modes(grad=False)),),
+        tuple(
+            Trial(f"eval mode, {words}", False, given, 3, Modes(grad=False)) for words, given in alternatives
+        ),
+    ]
+
+
+def _first_mismatch(
+    model: nn.Module, forwards: Mapping[str, Forward], trials: Sequence[Alternatives], notes: list[Note]
+) -> tuple[Trial, str] | None:
+    """The first trial in which the two sides differ, and how. Adds notes on what was not compared."""
+    theirs, ours = deep_copy(model), with_forwards(model, forwards, forwards)
+    ignored: frozenset[str] = frozenset()
+    for alternatives in trials:
+        for trial in alternatives:
+            expected = run(theirs, trial)
+            if expected.failure is None:
+                break
+            notes.append(
+                _unchecked(f"not compared in {trial.label}: the model raises {_line(expected.failure)}")
+            )
+            theirs, ours = deep_copy(model), with_forwards(model, forwards, forwards)
+        else:
+            continue
+        if expected.backward is not None:
+            notes.append(_unchecked(f"gradients not compared in {trial.label}: {_line(expected.backward)}"))
+        wrong = mismatch(expected, run(ours, trial), ignored)
+        if not wrong:
+            continue
+        unsteady = frozenset(mismatch(run(deep_copy(model), trial), run(deep_copy(model), trial)))
+        ignored |= unsteady
+        if unsteady:
+            notes.append(_unsteady(unsteady, trial))
+        wrong = {name: text for name, text in wrong.items() if name not in ignored}
+        if wrong:
+            return trial, f"{next(iter(wrong.values()))} ({trial.label})"
+    return None
+
+
+def with_forwards(model: nn.Module, forwards: Mapping[str, Forward], paths: Collection[str]) -> nn.Module:
+    """A copy of `model` that runs the captured forwards of `paths`."""
+    replica = deep_copy(model)
+    for path in paths:
+        install(replica.get_submodule(path), forwards[path])
+    return replica
+
+
+def _guilty(model: nn.Module, forwards: Mapping[str, Forward], trial: Trial, reason: str) -> dict[str, str]:
+    """Path → reason, of the captured forwards that are wrong by themselves."""
+    recorded = _recorded(model, forwards, trial)
+    guilty: dict[str, str] = {}
+    for path, calls in recorded.items():
+        if wrong := _replayed(model.get_submodule(path), forwards[path], calls):
+            guilty[path] = f"{wrong} ({trial.label})"
+    if guilty:
+        return guilty
+    # wrong only within the whole: search among installed sets
+    return dict.fromkeys(_bisected(model, forwards, trial, list(forwards)), reason)
+
+
+def _recorded(model: nn.Module, paths: Collection[str], trial: Trial) -> dict[str, list[Trial]]:
+    """The first two calls of each module in a run of the user's model: inputs, random states, modes."""
+    replica = deep_copy(model)
+    calls: dict[str, list[Trial]] = {}
+
+    def record_at(path: str, module: nn.Module) -> None:
+        def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            found = calls.setdefault(path, [])
+            if len(found) < 2:
+                given = copied(Inputs(args, kwargs))
+                found.append(Trial(trial.label, trial.training, given, RandomState.now(), Modes.now()))
+
+        module.register_forward_pre_hook(record, prepend=True, with_kwargs=True)
+
+    for path in paths:
+        record_at(path, replica.get_submodule(path))
+    run(replica, trial)
+    return calls
+
+
+def _replayed(module: nn.Module, forward: Forward, calls: Sequence[Trial]) -> str | None:
+    """How the module with its captured forward differs from the module, twice in sequence."""
+
+    def outcomes(captured: bool) -> list[Outcome]:
+        replica = deep_copy(module)
+        if captured:
+            install(replica, forward)
+        return [run(replica, trial) for trial in (*calls, *calls)[:2]]
+
+    theirs = outcomes(captured=False)
+    if any(outcome.failure is not None for outcome in theirs):
+        return None
+    ours = outcomes(captured=True)
+    wrong = [mismatch(expected, actual) for expected, actual in zip(theirs, ours, strict=True)]
+    if not any(wrong):
+        return None
+    steady = [mismatch(first, again) for first, again in zip(theirs, outcomes(captured=False), strict=True)]
+    for texts, unsteady in zip(wrong, steady, strict=True):
+        for name, text in texts.items():
+            if name not in unsteady:
+                return text
+    return None
+
+
+def _bisected(model: nn.Module, forwards: Mapping[str, Forward], trial: Trial, paths: list[str]) -> list[str]:
+    """The smallest set of `paths` found by halving whose forwards together change the trial's outcome."""
+    if len(paths) == 1:
+        return paths
+    middle = len(paths) // 2
+    for half in (paths[:middle], paths[middle:]):
+        theirs, ours = deep_copy(model), with_forwards(model, forwards, half)
+        for _ in range(2):  # the second run shows counters
+            if mismatch(run(theirs, trial), run(ours, trial)):
+                return _bisected(model, forwards, trial, half)
+    return paths
+
+
+def _unchecked(message: str) -> Note:
+    return Note("unchecked", message)
+
+
+def _unsteady(names: Collection[str], trial: Trial) -> Note:
+    shown = ", ".join(sorted(names)[:3]) + (" …" if len(names) > 3 else "")
+    return _unchecked(
+        f"the model's own result changes from run to run under one seed ({trial.label}): {shown} not compared"
+    )
+
+
+def _line(failure: Exception) -> str:
+    text = str(failure).strip().splitlines()
+    return f"{type(failure).__name__}: {text[0]}" if text else type(failure).__name__
