@@ -19,7 +19,7 @@ _TOLERANCE = {
     torch.float16: 1e-2,
     torch.bfloat16: 5e-2,
 }
-PLAIN = (bool, int, float, complex, str, bytes, type(None))
+Plain = bool | int | float | complex | str | bytes | None
 
 
 def leaves(value: Any, name: str = "", nesting: int = 8) -> Iterator[tuple[str, Any]]:
@@ -27,7 +27,7 @@ def leaves(value: Any, name: str = "", nesting: int = 8) -> Iterator[tuple[str, 
 
     Looks into mappings, sequences, sets, dataclasses and the attributes of other objects `nesting`
     deep; modules, functions and classes are passed over."""
-    if isinstance(value, Tensor | PLAIN):
+    if isinstance(value, Tensor | Plain):
         yield name, value
     elif not nesting or isinstance(value, nn.Module | type) or callable(value):
         return
@@ -70,7 +70,7 @@ def difference_of_leaves(expected: Any, actual: Any, floor: float = 0.0) -> str 
     """As `difference`, of two leaves."""
     if not isinstance(expected, Tensor) or not isinstance(actual, Tensor):
         same = type(expected) is type(actual) and (expected == actual or expected != expected)
-        return None if same else f"is {actual!r:.60}, expected {expected!r:.60}"
+        return None if same else f"is {_facts(actual)}, expected {_facts(expected)}"
     if expected.shape != actual.shape or expected.dtype != actual.dtype:
         return f"is {_facts(actual)}, expected {_facts(expected)}"
     if expected.is_meta or actual.is_meta:
@@ -99,5 +99,7 @@ def _rounding(expected: Tensor, actual: Tensor, floor: float) -> str | None:
     return f"differs by {gap:.3g} where the largest entry is {size:.3g}"
 
 
-def _facts(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+def _facts(leaf: Any) -> str:
+    if isinstance(leaf, Tensor):
+        return f"{str(leaf.dtype).removeprefix('torch.')} {list(leaf.shape)}"
+    return f"{leaf!r:.60}"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ._types import Inputs
-from .compare import PLAIN, difference_of_leaves, leaves
+from .compare import Plain, difference_of_leaves, leaves
 from .rng import RandomState, seed_all
 
 _SEED_OF_PROJECTION = 0x5EED
@@ -129,7 +129,7 @@ def _state(model: nn.Module) -> dict[str, Any]:
     }
     for path, module in model.named_modules():
         for name, value in module.__dict__.items():
-            if name not in _TORCHS_OWN and isinstance(value, Tensor | list | tuple | dict | PLAIN):
+            if name not in _TORCHS_OWN and isinstance(value, Tensor | list | tuple | dict | Plain):
                 for place, leaf in leaves(value, nesting=3):
                     state[f"attribute {path}.{name}{place}".replace(" .", " ")] = leaf
     return state

@@ -7,7 +7,7 @@ import inspect
 import io
 import pickle
 import traceback
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ CALL = FunctionCall(("linear_1",), "torch.nn.functional.linear", "_call_1_linear
 class Own(nn.Module):
     """A user's layer."""
 
-    registered: list[str] = []
+    registered: ClassVar[list[str]] = []
 
     def __init_subclass__(cls) -> None:
         Own.registered.append(cls.__name__)
