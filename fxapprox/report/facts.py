@@ -6,13 +6,16 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 
 from ..capture._types import Edge, Note, Operator
 from ..choices import Choice, Sampled, Treatment
-from ..plan import Decision, Plan
+from ..kinds import kinds
+from ..plan import Decision, Plan, PlanWarning
+from ..policies import policies
+from ..rules import Explanation, Match
 from ..sites import PRODUCTS, ProductName, Site
 
 FORMAT = 1
@@ -36,14 +39,16 @@ class Captured(Protocol):
     def seconds(self) -> Mapping[str, float]: ...
 
 
-def facts(plan: Plan, captured: Captured | None = None, *, warnings: Iterable[str] = ()) -> dict[str, Any]:
+def facts(
+    plan: Plan, captured: Captured | None = None, *, warnings: Iterable[PlanWarning] = ()
+) -> dict[str, Any]:
     """All that a summary prints, JSON-able.
 
     FLOPs are of one training step on the example inputs, 2 per multiply-add. `captured` (a Capture, or
     a rewritten model's Record) adds the model's FLOPs outside sites, the rung and the notes; with a
     plan alone these are None. `warnings` are said in addition to the plan's own."""
     sites = [site_facts(decision) for decision in plan.decisions]
-    said = dict.fromkeys([*map(str, plan.warnings), *map(str, warnings)])
+    said = dict.fromkeys([*plan.warnings, *warnings])
     return {
         "format": FORMAT,
         "fxapprox": _version(),
@@ -55,7 +60,7 @@ def facts(plan: Plan, captured: Captured | None = None, *, warnings: Iterable[st
         "totals": _totals(sites, captured.total_flops if captured else None),
         "sites": sites,
         "notes": [dataclasses.asdict(note) for note in captured.notes] if captured else [],
-        "warnings": list(said),
+        "warnings": [dataclasses.asdict(warning) for warning in said],
     }
 
 
@@ -157,7 +162,7 @@ def _product(site: Site, choice: Choice | None, name: ProductName) -> dict[str, 
 
 def _options(sampled: Sampled) -> dict[str, Any]:
     policy: Any = sampled.policy
-    return dataclasses.asdict(policy) if dataclasses.is_dataclass(policy) else {}
+    return {field.name: getattr(policy, field.name) for field in dataclasses.fields(policy)}
 
 
 def _totals(sites: list[dict[str, Any]], model: int | None) -> dict[str, Any]:
@@ -188,6 +193,59 @@ def _totals(sites: list[dict[str, Any]], model: int | None) -> dict[str, Any]:
 def _itemsize(dtype: str) -> int:
     found = getattr(torch, dtype.removeprefix("torch."), torch.float32)
     return found.itemsize if isinstance(found, torch.dtype) else 4
+
+
+def explanation_facts(explanation: Explanation) -> dict[str, Any]:
+    """A site's facts, and what became of each rule: "matches", "fails" with the reason, or "not tried"."""
+    tried = [
+        {
+            "rule": one.rule.label,
+            "origin": one.rule.origin,
+            "outcome": "matches" if isinstance(one.outcome, Match) else "fails",
+            "reason": one.outcome.reason,
+        }
+        for one in explanation.tried
+    ]
+    untried = [
+        {"rule": rule.label, "origin": rule.origin, "outcome": "not tried", "reason": ""}
+        for rule in explanation.untried
+    ]
+    return {"format": FORMAT, **site_facts(explanation.decision), "rules": [*tried, *untried]}
+
+
+def policy_facts() -> list[dict[str, Any]]:
+    """Every registered policy: name, what it samples by, unbiased, random, source, options."""
+    return [
+        {
+            "name": name,
+            "summary": _first_sentence(cls),
+            "scores": cls.scores,
+            "unbiased": cls.unbiased,
+            "random": cls.random,
+            "source": cls.source,
+            "options": {field.name: field.default for field in dataclasses.fields(cast(Any, cls))},
+        }
+        for name, cls in policies.all().items()
+    ]
+
+
+def kind_facts() -> list[dict[str, Any]]:
+    """Every registered kind: name, summary, the layers and functions it recognises, opt-in."""
+    return [
+        {
+            "name": name,
+            "summary": cls.summary,
+            "modules": [base.__name__ for base in cls.modules],
+            "functions": [getattr(function, "__name__", str(function)) for function in cls.functions],
+            "opt_in": cls.opt_in,
+        }
+        for name, cls in kinds.all().items()
+    ]
+
+
+def _first_sentence(cls: type) -> str:
+    text = " ".join((cls.__doc__ or "").split())
+    return text.partition(". ")[0].rstrip(".")
 
 
 def _version() -> str:

@@ -27,10 +27,27 @@ def grouped(items: Iterable[T], name: Callable[[T], str], same: Callable[[T], Ha
     ranges of numbers names all of them and nothing else."""
     alike: dict[Hashable, list[T]] = {}
     for item in items:
-        alike.setdefault((_NUMBER.sub("#", name(item)), same(item)), []).append(item)
+        alike.setdefault((pattern(name(item)), same(item)), []).append(item)
     groups = [group for members in alike.values() for group in _split(members, name)]
     order = {id(item): place for place, item in enumerate(itertools.chain(*alike.values()))}
     return sorted(groups, key=lambda group: order[id(group.items[0])])
+
+
+def pattern(text: str) -> str:
+    """The text with every number masked: equal for texts that differ in numbers only."""
+    return _NUMBER.sub("#", text)
+
+
+def merged(texts: Sequence[str]) -> str:
+    """One text for texts of one pattern, with ranges where their numbers differ: "depth 3…9"."""
+    columns = zip(*(_NUMBER.findall(text) for text in texts), strict=True)
+    spans = iter(column[0] if len(set(column)) == 1 else _span(column) for column in columns)
+    return _NUMBER.sub(lambda _: next(spans), texts[0])
+
+
+def _span(numbers: Sequence[str]) -> str:
+    ordered = sorted(map(int, numbers))
+    return f"{ordered[0]}…{ordered[-1]}"
 
 
 def _split(members: Sequence[T], name: Callable[[T], str]) -> list[Group[T]]:

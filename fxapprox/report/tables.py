@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .amounts import amount, change, percent, saving, shape, size
-from .grouping import Group, grouped
+from .grouping import Group, grouped, merged, pattern
 
 WIDE = 120
 """From this many columns on each fact has a column of its own; below, rows have two lines."""
@@ -74,7 +74,7 @@ def _sameness(site: Facts) -> str:
         "rule",
         "products",
     )
-    reason = None if site["rewritten"] else site["reason"].replace(site["id"], "")
+    reason = None if site["rewritten"] else pattern(site["reason"].replace(site["id"], ""))
     return json.dumps([*(site[key] for key in keys), reason], default=str)
 
 
@@ -190,12 +190,17 @@ def _left(rows: list[Group[Facts]], width: int, *, titled: bool) -> RenderableTy
     for row in rows:
         first = row.items[0]
         flops = amount(sum(site["flops"] for site in row.items))
-        why = [first["reason"]] if explained else []
+        why = [_why(row)] if explained else []
         if wide:
             table.add_row(_name(row), first["kind"], _sizes(first), flops, *why)
         else:
             table.add_row(_name(row).append(f"\n{first['kind']} {_sizes(first)}", "dim"), flops, *why)
     return Stack(Text(""), table) if titled else table
+
+
+def _why(row: Group[Facts]) -> str:
+    """The reason of all sites of a row: the row's label for their names, ranges for their numbers."""
+    return merged([site["reason"].replace(site["id"], "\0") for site in row.items]).replace("\0", row.label)
 
 
 # what follows the table
@@ -250,7 +255,8 @@ def _notes(told: Facts) -> Iterator[Text]:
 
 def _warnings(told: Facts) -> Iterator[Text]:
     for warning in told["warnings"]:
-        yield Text("warning: ", style="yellow").append(warning, style="default")
+        text = Text("warning: ", style="yellow").append(warning["message"], style="default")
+        yield text.append(f"\n  {warning['remedy']}", style="dim") if warning["remedy"] else text
 
 
 def _count(number: int, noun: str) -> str:
