@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..sampling.draws import inclusion, uniforms
+from ..sampling.draws import ascending, inclusion, uniforms
 from ._base import Policy, Selection, Stream, policy
 
 
@@ -32,7 +32,8 @@ class Bernoulli(Policy):
         # u ≤ p as a ratio, so that one ordering puts what is included before what may pad
         ratio = uniforms(tuple(p.shape), stream.generator(), p.device).div_(p)
         most = int((ratio <= 1.0).sum(-1).amax())  # waits for the device: the size is data
-        index = ratio.topk(padded_size(most, k, p.shape[-1]), largest=False, sorted=False).indices.sort().values
+        size = padded_size(most, k, p.shape[-1])
+        index = ascending(ratio.topk(size, largest=False, sorted=False).indices)
         scale = torch.where(ratio.gather(-1, index) <= 1.0, p.gather(-1, index).reciprocal_(), 0.0)
         return Selection(index, scale.to(scores.dtype))
 

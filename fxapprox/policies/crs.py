@@ -25,6 +25,6 @@ class ColumnRowSampling(Policy):
 
     def select(self, scores: Tensor, k: int, stream: Stream) -> Selection:
         shares = relative(scores)
-        index = with_replacement(shares, k, stream.generator()).sort().values
+        index = with_replacement(shares, k, stream.generator())
         scale = shares.sum(-1, keepdim=True) / shares.gather(-1, index).mul_(k)
         return Selection(index, scale.to(scores.dtype), unique=False)

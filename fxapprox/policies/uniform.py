@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from ..sampling.draws import permutations
+from ..sampling.draws import ascending, permutations
 from ._base import Policy, Selection, Stream, policy
 from ._options import require_one_of
 
@@ -30,5 +30,5 @@ class Uniform(Policy):
 
     def select(self, scores: Tensor, k: int, stream: Stream) -> Selection:
         groups, n = scores.shape
-        index = permutations(groups, n, stream.generator(), scores.device)[:, :k].sort().values
+        index = ascending(permutations(groups, n, stream.generator(), scores.device)[:, :k])
         return Selection(index, scores.new_full((groups, k), n / k) if self.scale == "inverse" else None)

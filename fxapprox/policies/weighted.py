@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from ..sampling.draws import relative, uniforms
+from ..sampling.draws import ascending, relative, uniforms
 from ._base import Policy, Selection, Stream, policy
 from ._options import require_one_of
 
@@ -35,8 +35,8 @@ class Weighted(Policy):
         shares = relative(scores)
         keys = uniforms(tuple(shares.shape), stream.generator(), shares.device).log_().neg_().div_(shares)
         if self.scale == "none":
-            return Selection(keys.topk(k, largest=False, sorted=False).indices.sort().values)
+            return Selection(ascending(keys.topk(k, largest=False, sorted=False).indices))
         smallest = keys.topk(k + 1, largest=False)
-        index = smallest.indices[:, :k].sort().values
+        index = ascending(smallest.indices[:, :k])
         absent = shares.gather(-1, index).mul_(smallest.values[:, k:]).neg_()
         return Selection(index, absent.expm1_().reciprocal_().neg_().to(scores.dtype))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..sampling.draws import inclusion, with_replacement
+from ..sampling.draws import ascending, inclusion, with_replacement
 from ._base import Policy, Selection, Stream, policy
 
 
@@ -20,10 +20,13 @@ class WinnerTakesAll(Policy):
     and a drawn pair's scale (1 − P_C)/((k − |C|)·p_i) is the inverse of its uncut probability. Unbiased."""
 
     def select(self, scores: Tensor, k: int, stream: Stream) -> Selection:
+        n = scores.shape[-1]
         p = inclusion(scores, k)
         sure = p >= 1.0
-        drawn = with_replacement(p.masked_fill(sure, 0.0), k, stream.generator())
-        slot = torch.arange(k, device=p.device)
-        # p.topk lists the sure pairs first: they fill the first |C| slots, draws the others
-        index = torch.where(slot < sure.sum(-1, keepdim=True), p.topk(k).indices, drawn).sort().values
+        count = k - sure.sum(-1, keepdim=True)
+        drawn = with_replacement(p.masked_fill(sure, 0.0), k, stream.generator(), count)
+        # the sure pairs' indices, last in the row: there they fill the slots behind the draws
+        slot = torch.arange(n, device=p.device)
+        kept = ascending(slot.where(sure, n))[:, :k].flip(-1)
+        index = ascending(torch.where(slot[:k] < count, drawn, kept))
         return Selection(index, p.gather(-1, index).reciprocal_().to(scores.dtype), unique=False)
