@@ -122,7 +122,7 @@ class AxisBilinear(Bilinear):
     def center_grad(self, grad: Tensor, left_shape: tuple[int, ...]) -> Tensor:
         planes = self.plane_dims(len(left_shape))
         total = grad.sum(planes, keepdim=True) if planes else grad
-        return total / math.prod(left_shape[d] for d in self.center_dims(len(left_shape)))
+        return total / math.prod([left_shape[d] for d in self.center_dims(len(left_shape))])
 
     def _pairs(self, product: ProductName, operand: Operand) -> tuple[Pairs, int]:
         at = self.contraction(product)

@@ -31,16 +31,19 @@ TICKETS = 1024
 
 
 class _Generator:
-    """The stream of one product of one draw."""
+    """The stream of one product of one draw. Nothing is computed before a generator is asked for, so
+    that a policy without chance costs nothing and compiles."""
 
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
+    def __init__(self, key: tuple[object, ...]) -> None:
+        self._key = key
         self._generator: torch.Generator | None = None
 
     def generator(self) -> torch.Generator:
         """A generator on the CPU, so that a seed draws the same on every device; always the same one."""
         if self._generator is None:
-            self._generator = torch.Generator().manual_seed(self._seed)
+            digest = hashlib.blake2b(repr(self._key).encode(), digest_size=8).digest()
+            # one bit less than 8 bytes: what fits a signed 64-bit integer is a seed everywhere
+            self._generator = torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
         return self._generator
 
 
@@ -55,9 +58,7 @@ class Draw:
 
     def stream(self, product: str) -> _Generator:
         """Random numbers for one product; asked again, it starts over (so a repeated backward repeats)."""
-        key = f"{self.seed}/{self.site}/{self.number}/{self.rank}/{product}".encode()
-        # one bit less than 8 bytes: manual_seed takes what fits a signed 64-bit integer everywhere
-        return _Generator(int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 1)
+        return _Generator((self.seed, self.site, self.number, self.rank, product))
 
 
 @dataclass

@@ -1,0 +1,233 @@
+"""Layers and function calls that sample their products in training and are exact in evaluation.
+
+A layer is changed in place: its class becomes a generated subclass of its own class, so it remains an
+instance of it, with the parameters, hooks and state_dict it had. A function call becomes a small
+module without parameters. Both hold one plain attribute, `_fxapprox`, with all there is to know.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from ..choices import Choice
+from ..choices import Sampled as SampledProduct
+from ..errors import RequestError
+from ..kinds import Call, Kind, Operation, Refusal, recognise
+from ..sampling.product import sampled_product
+from ..sampling.streams import Draw, SiteStream
+from ..sites import PRODUCTS
+from ..syntax import raise_problems, read_choice, spell_choice
+
+REASON = "fxapprox: this layer draws its pairs from a random stream of its own, which cannot be compiled"
+M = TypeVar("M", bound=nn.Module)
+
+
+@dataclass
+class Part:
+    """One product of a call: its site, what is done there, and its random numbers."""
+
+    choice: Choice
+    stream: SiteStream
+    random: bool
+
+    @classmethod
+    def of(cls, site: str, choice: Choice) -> Part:
+        treatments = (choice.treatment(product) for product in PRODUCTS)
+        random = any(how.policy.random for how in treatments if isinstance(how, SampledProduct))
+        return cls(choice, SiteStream(site), random)
+
+    def draw(self, left: Tensor) -> Draw:
+        """The draw of this forward; without chance all are the same, and nothing is counted: a number
+        that changes would make torch.compile start over at every step."""
+        return self.stream.draw(left) if self.random else Draw(self.stream.site, seed=0, number=0)
+
+
+@dataclass
+class Sites:
+    """The sites of one call, one a part; a part of the call without an entry stays exact."""
+
+    kind: Kind
+    parts: Mapping[str, Part]
+
+    @classmethod
+    def of(cls, kind: Kind, site: str, choices: Mapping[str, Choice]) -> Sites:
+        """`site` is the call's id; a named part's is `site.part`."""
+        ids = {part: f"{site}.{part}" if part else site for part in choices}
+        return cls(kind, {part: Part.of(ids[part], choice) for part, choice in choices.items()})
+
+    def run(self, call: Call) -> Any:
+        """The call's result in training."""
+        if torch.compiler.is_compiling() and any(part.random for part in self.parts.values()):
+            torch._dynamo.graph_break(msg=REASON)  # what fullgraph=True reports
+            return torch.compiler.disable(self._run, reason=REASON)(call)
+        return self._run(call)
+
+    def _run(self, call: Call) -> Any:
+        return self.kind.run(call, self._product)
+
+    def _product(self, name: str, operation: Operation | Refusal) -> Tensor:
+        if isinstance(operation, Refusal):
+            return torch.empty(0)  # not looked at: the kind runs the call as it was written
+        part = self.parts.get(name)
+        if part is None:
+            result = operation.bilinear.forward(operation.left, operation.right, operation.bias)
+            return operation.finish(result) if operation.finish else result
+        return sampled_product(operation, part.choice, part.draw(operation.left))
+
+    def __str__(self) -> str:
+        """What is done, as an extra_repr shows it."""
+        texts = (
+            (f"{name}: " if name else "") + ", ".join(f"{key}={_text(value)}" for key, value in keys.items())
+            for name, part in self.parts.items()
+            for keys in (spell_choice(part.choice),)
+        )
+        return "; ".join(texts)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "(" + ", ".join(f"{key}={_text(item)}" for key, item in value.items()) + ")"
+    return str(value)
+
+
+class Sampled(nn.Module):
+    """The mark of a layer whose products are sampled; comes before the layer's own class."""
+
+    _fxapprox: Sites
+    _fxapprox_base: ClassVar[type[nn.Module]]
+
+    def __init_subclass__(cls) -> None:
+        """Keep the generated class from registering itself where a user's base class lists subclasses."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if not self.training:
+            return super().forward(*args, **kwargs)
+        # a parametrized weight is computed once however often the kind looks at it: spectral norm's
+        # power iteration moves on at every look
+        once = parametrize.cached() if "parametrizations" in self._modules else contextlib.nullcontext()
+        with once:
+            return self._fxapprox.run(Call(args, kwargs, module=self))
+
+    def extra_repr(self) -> str:
+        return ", ".join(filter(None, (super().extra_repr(), str(self._fxapprox))))
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """The base's own reduction, whose result is given the generated class again once rebuilt."""
+        reduction = super().__reduce_ex__(protocol)
+        if isinstance(reduction, str) or "_fxapprox_base" not in vars(type(self)):
+            return reduction  # a singleton by name, or a class derived from ours that has its own ways
+        function, arguments, *state = reduction
+        arguments = tuple(self._fxapprox_base if item is type(self) else item for item in arguments)
+        return (_rebuilt, (self._fxapprox_base, function, arguments), *state)
+
+
+@functools.cache
+def sampled_class(base: type[nn.Module]) -> type[nn.Module]:
+    """The class `Sampled<Base>`, a subclass of `base`; always the same one."""
+    names = {"_fxapprox_base": base, "__module__": base.__module__, "__doc__": base.__doc__}
+    return type(f"Sampled{base.__name__}", (Sampled, base), names)
+
+
+def _rebuilt(
+    base: type[nn.Module], function: Callable[..., nn.Module], arguments: tuple[Any, ...]
+) -> nn.Module:
+    module = function(*arguments)
+    module.__class__ = sampled_class(base)  # type: ignore[arg-type]
+    return module
+
+
+def sample_module(module: nn.Module, *, site: str, kind: Kind, choice: Choice) -> None:
+    """Make a layer sample its products, in place: its class becomes a generated subclass of its class.
+
+    In training its forward does what `choice` says, in evaluation what it did. A layer that samples
+    already gets the new choice and begins its draws anew."""
+    module.__dict__["_fxapprox"] = Sites.of(kind, site, {"": choice})
+    if isinstance(module, Sampled):
+        return
+    cls = type(module)
+    if "parametrizations" in module._modules and len(cls.__bases__) == 1:
+        # torch made this class for this one module, to hold the properties of its parametrized tensors,
+        # and removes it again with the last of them: it must stay the outermost
+        own = {name: value for name, value in vars(cls).items() if name not in ("__dict__", "__weakref__")}
+        module.__class__ = type(cls.__name__, (sampled_class(cls.__bases__[0]),), own)
+    else:
+        module.__class__ = sampled_class(cls)  # type: ignore[arg-type]
+
+
+def sampled(module: M, *, site: str, **keys: Any) -> M:
+    """The layer itself, made to sample its products as the keys say: the keys of a rule, `policy`,
+    `keep`, `min_k`, `scope`, `center` and the policy's own options, or a table per product.
+
+    >>> sampled(nn.Linear(784, 1024), site="fc1", policy="topk", keep=0.5, scope="forward")
+
+    Raises RequestError for a layer that no kind recognises, and for keys that no rule could have."""
+    kind = recognise(module=module)
+    if kind is None:
+        raise RequestError(
+            f"{type(module).__name__} is not a layer whose products can be sampled",
+            where=f"site {site}",
+            remedy="fxapprox inspect lists the kinds of layers that can",
+        )
+    choice = _choice(site, keys)
+    if choice is not None:
+        sample_module(module, site=site, kind=kind, choice=choice)
+    return module
+
+
+def _choice(site: str, keys: Mapping[str, Any]) -> Choice | None:
+    choice, problems = read_choice(keys)
+    raise_problems(problems, f"the options of site {site}")
+    return choice
+
+
+class FunctionSite(nn.Module):
+    """A call of a function (`torch.matmul`, `F.linear` …) whose products are sampled in training.
+
+    Stands as a child in the module whose forward holds the call, so that `.train()` and `.eval()`
+    reach it; has no parameters and adds nothing to a state_dict."""
+
+    def __init__(
+        self, function: Callable[..., Any], *, site: str, kind: Kind, choices: Mapping[str, Choice]
+    ) -> None:
+        """`choices` by part; a call that holds one product has the part ""."""
+        super().__init__()
+        self.function = function
+        self._fxapprox = Sites.of(kind, site, choices)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if not self.training:
+            return self.function(*args, **kwargs)
+        return self._fxapprox.run(Call(args, kwargs, function=self.function))
+
+    def extra_repr(self) -> str:
+        return f"{getattr(self.function, '__name__', self.function)}, {self._fxapprox}"
+
+
+def sampled_function(
+    function: Callable[..., Any],
+    *,
+    site: str,
+    parts: Mapping[str, Mapping[str, Any]] | None = None,
+    **keys: Any,
+) -> FunctionSite:
+    """A FunctionSite from the keys of a rule (see `sampled`); `parts` holds such keys for each product of
+    a call with several: `parts={"scores": {"policy": "topk", "keep": 0.5}}`."""
+    kind = recognise(function=function)
+    if kind is None:
+        name = getattr(function, "__name__", str(function))
+        raise RequestError(
+            f"{name} is not a function whose products can be sampled",
+            where=f"site {site}",
+            remedy="fxapprox inspect lists the kinds of functions that can",
+        )
+    read = {part: _choice(site, own) for part, own in ({"": keys} if parts is None else parts).items()}
+    choices = {part: choice for part, choice in read.items() if choice is not None}
+    return FunctionSite(function, site=site, kind=kind, choices=choices)
