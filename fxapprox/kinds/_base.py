@@ -112,10 +112,13 @@ class Operation:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a recognised call cannot be sampled: a sentence with the values. `flops` is one product's."""
+    """Why a recognised call cannot be sampled: a sentence with the values. `flops` is one product's;
+    the operands' shapes are for tables."""
 
     reason: str
     flops: int
+    left: tuple[int, ...] = ()
+    right: tuple[int, ...] = ()
 
 
 ProductRunner = Callable[[str, "Operation | Refusal"], Tensor]
@@ -141,6 +144,12 @@ class Kind(ABC):
         `part` is "" where the call holds one product. The same method serves analysis (a `product`
         that takes notes and computes exactly) and training (one that samples). A `product` that is
         handed a Refusal only takes note: its result is not used, the call runs as it was written."""
+
+    @classmethod
+    def claims(cls, module: nn.Module) -> bool:
+        """Whether the layer's own forward is this operation: its class inherits `forward` from a class of
+        the kind. Parametrized layers do, subclasses with a forward of their own do not."""
+        return any(isinstance(module, base) and type(module).forward is base.forward for base in cls.modules)
 
     @classmethod
     def examples(cls, dtype: torch.dtype) -> Iterator[Call]:
@@ -185,14 +194,9 @@ def kind(name: str, *, summary: str) -> Callable[[K], K]:
 
 
 def recognise(*, module: nn.Module | None = None, function: Callable[..., Any] | None = None) -> Kind | None:
-    """The kind that claims this layer or function, None where no kind does.
-
-    A layer is claimed when its class *inherits* `forward` from a class of the kind: parametrized
-    layers are, subclasses with a forward of their own are not."""
+    """The kind that claims this layer or function, None where no kind does."""
     for cls in kinds.all().values():
-        if module is not None and any(
-            isinstance(module, base) and type(module).forward is base.forward for base in cls.modules
-        ):
+        if module is not None and cls.claims(module):
             return cls()
         if function is not None and any(function is known for known in cls.functions):
             return cls()
