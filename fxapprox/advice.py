@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from .choices import Sampled
@@ -52,8 +53,11 @@ def _crs_reused(chosen: Sequence[Decision]) -> PlanWarning | None:
 
 def growth(layers: int, ratio: float = ACTIVE_TO_INACTIVE) -> float:
     """Relative error after `layers` sampled layers by [E] Theorem 2, ((c + 1)/c)^j − 1: linear
-    activations, the active sum `ratio` = c times the inactive one."""
-    return float(((ratio + 1) / ratio) ** layers - 1)
+    activations, the active sum `ratio` = c times the inactive one. Infinite where floats end."""
+    try:
+        return float(((ratio + 1) / ratio) ** layers - 1)
+    except OverflowError:
+        return math.inf
 
 
 def _deep_forward(chosen: Sequence[Decision]) -> PlanWarning | None:

@@ -53,7 +53,7 @@ def typed(
     value = keys.get(key)
     if value is None or (isinstance(value, types) and (bool in types or not isinstance(value, bool))):
         return value
-    wanted = " or ".join(_TYPE_WORDS[kind] for kind in types)
+    wanted = " or ".join(_TYPE_WORDS[kind] for kind in types if kind is not int or float not in types)
     problems.append(Problem(f"{key} must be {wanted}, not {value!r}", (key,)))
     return None
 

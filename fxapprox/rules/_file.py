@@ -44,7 +44,8 @@ def load_rules(path: str | os.PathLike[str]) -> tuple[Rule, ...]:
 
 
 def _line(problem: Problem) -> int:
-    return int((problem.where or "").rpartition(":")[2] or 0) if ":" in (problem.where or "") else 0
+    line = (problem.where or "").rpartition(":")[2]
+    return int(line) if line.isdigit() else 0
 
 
 def _check_head(document: Mapping[str, Any], name: str, text: str) -> list[Problem]:

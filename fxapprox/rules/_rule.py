@@ -126,7 +126,7 @@ class Rule:
             first = failures[0]
             return NoMatch(first.condition, f"{first.reason} ({self})", len(failures), first.distance)
         met = ", ".join(outcome.reason for outcome in outcomes)
-        return Match(f"{met} ({self})" if met else str(self))
+        return Match(f"{met or 'every site'} ({self})")
 
 
 def _asked(rule: Rule, check: Any) -> bool:
