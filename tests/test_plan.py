@@ -54,8 +54,9 @@ def sites(draw, site_id):
     return Site(
         site_id, draw(text), draw(text), draw(text), draw(st.none() | sizes), draw(text), products,
         draw(shapes), draw(shapes), draw(shapes), draw(text), draw(sizes), draw(sizes),
-        draw(st.none() | text), draw(st.booleans()), draw(sizes), draw(st.none() | text), draw(st.none() | text), draw(st.booleans()),
-        tuple(draw(st.lists(text, max_size=2))), draw(st.none() | text),
+        draw(st.none() | text), draw(st.booleans()), draw(sizes), draw(st.none() | text),
+        draw(st.none() | text), draw(st.booleans()), tuple(draw(st.lists(text, max_size=2))),
+        draw(st.none() | text),
     )  # fmt: skip
 
 
