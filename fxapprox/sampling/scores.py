@@ -23,7 +23,7 @@ def pair_scores(
 
     "pair": s_i = ‖A_i‖·‖B_i‖; "weight": ‖B_i‖; "none": ones. With `mean` (the left operand's
     `Bilinear.center`) norms of the first operand are those of what is left of it without the mean.
-    Pairs with NaN or inf get the largest score of their row; a row of zeros becomes ones, for every
+    Pairs with NaN or inf get more than any other of their row; a row of zeros becomes ones, for every
     choice is then as good. Operands whose squares overflow or vanish are rescaled: one more pass, on
     a CPU only, for it needs to look at the values (elsewhere an overflow counts as inf)."""
     if which == "none":
@@ -38,7 +38,9 @@ def pair_scores(
         scores = norms[0] if len(norms) == 1 else norms[0] * norms[1]
     finite = scores.isfinite()
     largest = torch.where(finite, scores, 0).amax(-1, keepdim=True)
-    scores = torch.where(finite, scores, torch.where(largest > 0, largest, 1))
+    # twice the largest, not equal to it: a tie might leave out the very pair that must show
+    above = torch.where(largest > 0, 2 * largest, 1).clamp(max=torch.finfo(scores.dtype).max)
+    scores = torch.where(finite, scores, above)
     return torch.where(scores.amax(-1, keepdim=True) > 0, scores, 1)
 
 
