@@ -51,8 +51,8 @@ def install(module: nn.Module, forward: Forward, sampled: Iterable[FunctionCall]
     The children that `sampled` names must be added by the caller. Constants of the forward become
     buffers that are not persistent: they follow `.to()` and stay out of the state_dict."""
     source = redirected(forward, sampled)
-    imports = tuple(sorted((name, tuple(found)) for name, found in forward.imports.items()))
-    captured = captured_class(type(module), source, imports)  # type: ignore[arg-type]
+    imports = tuple(sorted((name, place) for name, place in forward.imports.items()))
+    captured = _class_for(module, source, imports)
     for name, value in forward.constants.items():
         if isinstance(value, Tensor):
             module.register_buffer(name, value.detach().clone(), persistent=False)
@@ -66,14 +66,24 @@ def redirected(forward: Forward, sampled: Iterable[FunctionCall]) -> str:
     """The forward's text in which each placeholder of `sampled` calls `self.<name>`."""
     source = textwrap.dedent(forward.source)
     for call in sampled:
-        source, found = re.subn(rf"\b{re.escape(call.target)}\(", f"self.{call.name}(", source)
-        if not found:
+        source, times = re.subn(rf"\b{re.escape(call.target)}\(", f"self.{call.name}(", source)
+        if not times:
             raise FxApproxError(
                 f"the captured forward never calls {call.target}",
                 where=forward.path or "the model",
                 remedy="this is a fault of fxapprox: name the module in leaf= to go around it",
             )
     return source
+
+
+def _class_for(module: nn.Module, source: str, imports: Imports) -> type[nn.Module]:
+    cls = type(module)
+    if "parametrizations" not in module._modules or len(cls.__bases__) != 1:
+        return captured_class(cls, source, imports)  # type: ignore[arg-type]
+    # torch made this class for this one module, to hold the properties of its parametrized tensors, and
+    # removes it again with the last of them: it must stay the outermost
+    own = {name: value for name, value in vars(cls).items() if name not in ("__dict__", "__weakref__")}
+    return type(cls.__name__, (captured_class(cls.__bases__[0], source, imports),), own)
 
 
 @functools.cache
@@ -103,7 +113,7 @@ def captured_class(base: type[nn.Module], source: str, imports: Imports) -> type
 
 def compiled(source: str, imports: Mapping[str, tuple[str, str]], title: str) -> dict[str, FunctionType]:
     """The functions that `source` defines. Their text is known to linecache, so tracebacks show it."""
-    namespace: dict[str, Any] = {name: _find(*found) for name, found in imports.items()}
+    namespace: dict[str, Any] = {name: found(*place) for name, place in imports.items()}
     digest = hashlib.blake2b(repr((source, sorted(imports.items()))).encode(), digest_size=6).hexdigest()
     filename = f"<fxapprox {title} {digest}>"
     before = set(namespace) | {"__builtins__"}
@@ -116,14 +126,15 @@ def compiled(source: str, imports: Mapping[str, tuple[str, str]], title: str) ->
             if name not in before and isinstance(value, FunctionType)}  # fmt: skip
 
 
-def _find(module: str, qualified: str) -> Any:
-    found: Any = importlib.import_module(module)
+def found(module: str, qualified: str) -> Any:
+    """What an import of a Forward stands for: `qualified` in `module`, the module itself where it is ""."""
+    value: Any = importlib.import_module(module)
     try:
         for part in filter(None, qualified.split(".")):
-            found = getattr(found, part)
+            value = getattr(value, part)
     except AttributeError as failure:
         raise FxApproxError(f"cannot import {qualified} from {module}: {failure}") from failure
-    return found
+    return value
 
 
 def _rebuilt(text: tuple[str, Imports], function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
