@@ -1,0 +1,158 @@
+"""The names an emitted file imports, and how its code spells them."""
+
+from __future__ import annotations
+
+import builtins
+import importlib
+import importlib.util
+import keyword
+import sys
+import sysconfig
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import EmitError
+
+# the spellings every reader of PyTorch code knows, in the order in which they are tried
+FAMILIAR = (("nn", "torch.nn", nn), ("F", "torch.nn.functional", nn.functional), ("torch", "torch", torch))
+# standard modules whose functions have names too plain to stand alone
+MODULE_STYLE = frozenset({"operator", "math", "functools", "itertools", "random", "copy", "warnings"})
+
+
+class Imports:
+    """Collects imports and hands out names that collide with nothing in the file.
+
+    `dtype` is the floating dtype that goes without saying: the whole model is converted to it at the end."""
+
+    def __init__(self, reserved: Iterable[str] = (), dtype: torch.dtype = torch.float32) -> None:
+        self.dtype = dtype
+        self._taken = set(reserved) | set(dir(builtins)) | set(keyword.kwlist)
+        self._bound: dict[tuple[str, str], str] = {}  # (module, name or "") → local name
+        self.own: set[str] = set()  # modules that are neither installed nor of the standard library
+
+    def reserve(self, wanted: str) -> str:
+        """A free name for something the file defines: `wanted`, or `wanted` with a number behind it."""
+        name, count = wanted, 1
+        while name in self._taken:
+            count += 1
+            name = f"{wanted}{count}"
+        self._taken.add(name)
+        return name
+
+    def spell(self, module: str, qualified: str = "") -> str:
+        """An expression for `qualified` of `module` ("" is the module itself), imported if need be.
+
+        Raises EmitError where a fresh process could not import it."""
+        target = find(module, qualified)
+        if module == "builtins" and qualified not in self._taken - set(dir(builtins)):
+            return qualified
+        for alias, home, package in FAMILIAR:
+            if target is package:
+                return self._bind(home, "", alias)
+            name = qualified.rpartition(".")[2]
+            if name and module.split(".")[0] == "torch" and getattr(package, name, None) is target:
+                return f"{self._bind(home, '', alias)}.{name}"
+        self._note_own(module)
+        if not qualified or module in MODULE_STYLE:
+            home = self._bind(module, "", module.rpartition(".")[2])
+            return f"{home}.{qualified}" if qualified else home
+        first, dot, rest = qualified.partition(".")
+        return self._bind(module, first, first) + dot + rest
+
+    def spell_object(self, target: Any) -> str | None:
+        """An expression for a class or function, None where it cannot be imported by its own name."""
+        module, qualified = getattr(target, "__module__", None), getattr(target, "__qualname__", None)
+        if not isinstance(module, str) or not isinstance(qualified, str) or "<" in qualified:
+            return None
+        try:
+            if find(module, qualified) is not target:
+                return None
+            return self.spell(module, qualified)
+        except EmitError:
+            return None
+
+    def spell_in_module(self, target: type) -> str:
+        """Like `spell_object`, through its module's name: for bases of classes that bear the same name.
+
+        Raises EmitError where it cannot be imported."""
+        module, qualified = target.__module__, target.__qualname__
+        if find(module, qualified) is not target:
+            raise EmitError(
+                f"{qualified} of {module} is another class by now",
+                remedy="rewrite the model in a process where its class is the one that its module defines",
+            )
+        self._note_own(module)
+        return f"{self._bind(module, '', module.rpartition('.')[2])}.{qualified}"
+
+    def lines(self) -> str:
+        """The import statements: the standard library, then everything else."""
+        blocks: tuple[list[str], list[str]] = [], []
+        for module in sorted({module for module, _ in self._bound}):
+            block = blocks[module.split(".")[0] not in sys.stdlib_module_names]
+            if (module, "") in self._bound:
+                block.append(_import(module, self._bound[module, ""]))
+            names = sorted((n, local) for (m, n), local in self._bound.items() if m == module and n)
+            if names:
+                spelled = ", ".join(n if n == local else f"{n} as {local}" for n, local in names)
+                line = f"from {module} import {spelled}"
+                block.append(line if len(line) <= 110 else f"from {module} import ({spelled})")
+        # plain imports first, as isort has it
+        return "\n\n".join(
+            "\n".join(sorted(block, key=lambda line: line.startswith("from "))) for block in blocks if block
+        )
+
+    def _bind(self, module: str, name: str, wanted: str) -> str:
+        if (module, name) not in self._bound:
+            self._bound[module, name] = self.reserve(wanted)
+        return self._bound[module, name]
+
+    def _note_own(self, module: str) -> None:
+        if not installed(module):
+            self.own.add(module)
+
+
+def find(module: str, qualified: str) -> Any:
+    """What `from module import qualified` gives. Raises EmitError where a fresh process could not."""
+    if module == "__main__" or "<" in qualified:
+        raise EmitError(
+            f"{qualified} of {module} cannot be imported by another program",
+            remedy="define it at the top level of a file of its own, and rewrite the model from there",
+        )
+    try:
+        found: Any = importlib.import_module(module)
+        for part in filter(None, qualified.split(".")):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as failure:
+        raise EmitError(
+            f"{qualified or module} cannot be imported from {module}: {failure}",
+            remedy="the emitted file needs it by name: make it importable, or name its module in leaf=",
+        ) from failure
+    return found
+
+
+def installed(module: str) -> bool:
+    """Whether every environment with the same packages can import `module`."""
+    top = module.split(".")[0]
+    if top in sys.stdlib_module_names or top in ("torch", "fxapprox"):
+        return True
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):
+        spec = None
+    places = [*(spec.submodule_search_locations or [])] if spec else []
+    places += [spec.origin] if spec and spec.origin else []
+    homes = [Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib")]
+    return any(home in Path(place).resolve().parents for place in places for home in homes)
+
+
+def _import(module: str, local: str) -> str:
+    if local == module:
+        return f"import {module}"
+    package, _, last = module.rpartition(".")
+    if local == last and package:
+        return f"from {package} import {last}"
+    return f"import {module} as {local}"

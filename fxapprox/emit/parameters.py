@@ -1,0 +1,176 @@
+"""What the constructor of a repeated class takes: the literals in which its instances differ."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from .expressions import Hole
+
+# one and the same size, as torch's constructors call it
+SIZES = {
+    "in_channels": "channels", "out_channels": "channels", "num_features": "channels", "num_channels": "channels",
+    "groups": "channels", "in_features": "features", "out_features": "features", "normalized_shape": "features",
+    "embed_dim": "features", "embedding_dim": "features", "input_size": "features", "hidden_size": "features",
+}  # fmt: skip
+FORWARD = "forward"
+"""The member name of holes in a class's methods."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of a class's constructor. `kept` says that the methods read it as an attribute, too."""
+
+    name: str
+    default: str | None
+    annotation: str
+    kept: bool
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The parameters of a class, what each hole is filled with, and each instance's arguments."""
+
+    parameters: tuple[Parameter, ...]
+    fillings: tuple[str, ...]
+    arguments: tuple[tuple[str, ...], ...]  # [instance][parameter]
+    unnamed: tuple[int, ...]  # holes in methods that vary and for which nothing lends a name
+
+
+def signature(
+    instances: Sequence[Sequence[Hole]], facts: Sequence[Mapping[str, str]], taken: set[str]
+) -> Signature:
+    """Name what varies. `facts` are plain attributes of each instance; `taken` the class's own names.
+
+    Columns that vary together are one parameter; one that is a whole multiple of another is written so."""
+    columns = [tuple(hole.text for hole in column) for column in zip(*instances, strict=True)]
+    first = instances[0]
+    families: dict[tuple[tuple[str, ...], str], list[int]] = {}
+    for position, column in enumerate(columns):
+        if len(set(column)) > 1:
+            families.setdefault((column, _family(first[position])), []).append(position)
+    fillings = [hole.text for hole in first]
+    parameters: list[Parameter] = []
+    values: list[tuple[str, ...]] = []
+    unnamed: list[int] = []
+    for (column, family), positions in _with_methods_last(families):
+        related = _related(column, family, parameters, values)
+        if related is None:
+            fact = _fact(column, facts, first[positions[0]].name)
+            name = _name([first[p] for p in positions], fact, taken)
+            if family == FORWARD and fact is None:
+                unnamed.append(positions[0])
+            parameters.append(
+                Parameter(name, _default([first[p] for p in positions], column), _type(column), False)
+            )
+            values.append(column)
+            related = name
+        for position in positions:
+            if first[position].member == FORWARD:
+                parameters = [
+                    Parameter(p.name, p.default, p.annotation, p.kept or re.search(rf"\b{p.name}\b", related) is not None)
+                    for p in parameters
+                ]  # fmt: skip
+                fillings[position] = _of_self(related)
+            else:
+                fillings[position] = related
+    order = sorted(range(len(parameters)), key=lambda i: parameters[i].default is not None)
+    return Signature(
+        tuple(parameters[i] for i in order),
+        tuple(fillings),
+        tuple(tuple(values[i][row] for i in order) for row in range(len(instances))),
+        tuple(unnamed),
+    )
+
+
+def _with_methods_last(
+    families: dict[tuple[tuple[str, ...], str], list[int]],
+) -> list[tuple[tuple[tuple[str, ...], str], list[int]]]:
+    return sorted(families.items(), key=lambda item: item[0][1] == FORWARD)
+
+
+def _family(hole: Hole) -> str:
+    """Columns of one family may share a parameter: sizes, or arguments of the same name."""
+    if hole.member == FORWARD:
+        return FORWARD
+    return "size" if hole.name in SIZES else hole.name
+
+
+def _related(
+    column: tuple[str, ...], family: str, parameters: list[Parameter], values: list[tuple[str, ...]]
+) -> str | None:
+    """The column in terms of an earlier parameter, where sizes or numbers in methods allow it."""
+    if family not in ("size", FORWARD):
+        return None
+    for parameter, value in zip(parameters, values, strict=True):
+        if value == column:
+            return parameter.name
+    for parameter, value in zip(parameters, values, strict=True):
+        if all(text.isdigit() and text != "0" for text in (*column, *value)):
+            pairs = [(int(a), int(b)) for a, b in zip(column, value, strict=True)]
+            if all(a == b * (pairs[0][0] // pairs[0][1]) for a, b in pairs):
+                return f"{pairs[0][0] // pairs[0][1]} * {parameter.name}"
+            if all(b == a * (pairs[0][1] // pairs[0][0]) for a, b in pairs):
+                return f"{parameter.name} // {pairs[0][1] // pairs[0][0]}"
+    return None
+
+
+def _of_self(expression: str) -> str:
+    text = re.sub(r"\b([A-Za-z_]\w*)", r"self.\1", expression)
+    return f"({text})" if " " in text else text
+
+
+def _fact(column: tuple[str, ...], facts: Sequence[Mapping[str, str]], wanted: str) -> str | None:
+    """The user's own name for numbers that vary like this: the attribute that holds them in every instance."""
+    if not all(re.fullmatch(r"-?\d+(\.\d+)?(e-?\d+)?", text) for text in column):
+        return None
+    names = [
+        name
+        for name in facts[0]
+        if name.isidentifier() and not name.startswith("_")
+        and all(own.get(name) == text for own, text in zip(facts, column, strict=True))
+    ]  # fmt: skip
+    return wanted if wanted in names else next(iter(names), None)
+
+
+def _name(found: Sequence[Hole], fact: str | None, taken: set[str]) -> str:
+    names = [hole.name for hole in found]
+    words = {SIZES[name] for name in names if name in SIZES}
+    if fact is not None:
+        wanted = fact
+    elif {"in_channels", "out_channels"} <= set(names):
+        wanted = "channels"
+    elif len(words) == 1 and len(set(names)) > 1 and not {"in_channels", "out_channels"} & set(names):
+        wanted = words.pop()
+    else:
+        wanted = (
+            next((name for name in names if name in ("in_channels", "out_channels")), names[0]) or "number"
+        )
+    hole = found[0]
+    for name in (wanted, f"{hole.member}_{wanted}"):
+        if name not in taken and name.isidentifier():
+            taken.add(name)
+            return name
+    count = 2
+    while f"{wanted}_{count}" in taken:
+        count += 1
+    taken.add(f"{wanted}_{count}")
+    return f"{wanted}_{count}"
+
+
+def _default(found: Sequence[Hole], column: tuple[str, ...]) -> str | None:
+    """A default that torch's own parameter has, where some instance uses it."""
+    default = found[0].default
+    return (
+        default if default and default in column and all(hole.default == default for hole in found) else None
+    )
+
+
+def _type(column: tuple[str, ...]) -> str:
+    """The annotation, "" where the values are of several types."""
+    if all(re.fullmatch(r"-?\d+", text) for text in column):
+        return "int"
+    if all(re.fullmatch(r"-?\d+(\.\d+)?(e-?\d+)?", text) for text in column):
+        return "float"
+    return "bool" if set(column) == {"True", "False"} else ""

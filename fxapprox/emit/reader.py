@@ -1,0 +1,365 @@
+"""A rewritten model, read back into what a file must build."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+
+from torch import Tensor, nn
+
+from ..capture._types import Forward
+from ..errors import EmitError
+from ..passes.layers import FunctionSite
+from ..record import Record
+from . import members
+from .expressions import Argument, Blueprint, Build, Expression, Items, Member, Named, Part, Plain
+from .imports import Imports
+from .methods import attributes, methods, template
+from .recover import Recovered, constructor, user_class
+from .wrappers import wrapped_layer
+
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+OWN_STATE = ("get_extra_state", "_save_to_state_dict", "state_dict")
+HARMLESS = frozenset({"__init__", "extra_repr", "reset_parameters", "__repr__", "__doc__", "__module__"})
+
+
+class Reader:
+    """Reads `model` once. Afterwards `blueprints` holds every module that needs a class, parts first, and
+    `shared` the modules that stand in several places: (path, first path)."""
+
+    def __init__(self, model: nn.Module, record: Record, imports: Imports) -> None:
+        self.model, self.record, self.imports = model, record, imports
+        self.blueprints: list[Blueprint] = []
+        self.shared: list[tuple[str, str]] = []
+        self.kept: dict[str, str] = {}  # paths that keep the user's own class, and why
+        self.extra: dict[str, Tensor] = {}  # tensors that are buffers of the file's classes only
+        self._seen: dict[int, str] = {}
+        self._opaque = {note.module: note.message for note in record.notes if note.topic == "opaque"}
+        self._redirected = _redirected(record)
+        self._read: dict[int, set[str]] = defaultdict(set)  # plain attributes that captured forwards read
+        for path, forward in record.forwards.items():
+            for owner, name in attributes(forward, model.get_submodule(path)):
+                self._read[id(owner)].add(name)
+        self.root = self.expression(model, "")
+
+    # ---- which way a module goes
+
+    def expression(self, module: nn.Module, path: str) -> Expression:
+        """The expression that makes `module`; a module met before is put in its place later."""
+        if id(module) in self._seen:
+            self.shared.append((path, self._seen[id(module)]))
+            return self._call("Identity")
+        self._seen[id(module)] = path
+        computed = wrapped_layer(module, path, self.imports, self._kept)
+        if computed is not None:
+            return computed
+        cls = user_class(module)
+        return self._torchs(module, path, cls) if _is_torchs(cls) else self._users(module, path, cls)
+
+    def _torchs(self, module: nn.Module, path: str, cls: type[nn.Module]) -> Expression:
+        if cls in CONTAINERS and not self._inlines(module, path):
+            return self._container(module, path, cls)
+        if not self._needs_own_class(module, path):
+            found = constructor(module, cls, self.imports)
+            if found is not None:
+                self._has_seen(module, path)
+                return found.build
+        if path in self.record.forwards:
+            return self._captured(module, path, cls)
+        return self._kept(module, path)
+
+    def _users(self, module: nn.Module, path: str, cls: type[nn.Module]) -> Expression:
+        if self._stays(path, cls):
+            return self._kept(module, path)
+        if path in self.record.forwards:
+            if cls.forward is nn.Sequential.forward and not self._inlines(module, path):
+                return self._sequence(module, path, cls)
+            return self._captured(module, path, cls)
+        base = next((b for b in cls.__mro__ if "forward" in vars(b) and _is_torchs(b)), None)
+        if (
+            base is not None
+            and cls.forward is base.forward
+            and issubclass(base, nn.Module)
+            and base is not nn.Module
+        ):
+            if base is nn.Sequential:
+                return self._sequence(module, path, cls)
+            return self._inherited(module, path, cls, base)
+        container = next((c for c in CONTAINERS if issubclass(cls, c)), None)
+        if container is not None and not self._read[id(module)]:
+            return self._container(module, path, container)
+        return self._part(module, path, cls, remark="Its parent's forward does what it does.")
+
+    def _stays(self, path: str, cls: type[nn.Module]) -> bool:
+        """Whether the user's own class must be imported: its forward was not captured, or it stands in such
+        a module, whose forward may ask it for more than a call."""
+        if any(getattr(cls, name) is not getattr(nn.Module, name) for name in OWN_STATE):
+            self._opaque.setdefault(path, "its state_dict is made in ways of its own")
+        parts = path.split(".") if path else []
+        return any(".".join(parts[:count]) in self._opaque for count in range(len(parts) + 1))
+
+    @property
+    def has_constants(self) -> bool:
+        """Whether there are tensors that no checkpoint holds."""
+        transient = any(
+            module._non_persistent_buffers_set & module._buffers.keys() for module in self.model.modules()
+        )
+        return bool(self.extra) or transient
+
+    def _inlines(self, module: nn.Module, path: str) -> bool:
+        """Whether a captured forward of a container does more than call its children."""
+        if path not in self.record.forwards:
+            return False
+        for name, child in module._modules.items():
+            below, cls = _join(path, name), user_class(child) if child is not None else nn.Identity
+            called = below in self.record.forwards or (_is_torchs(cls) and cls not in CONTAINERS)
+            if not called and not self._stays(below, cls):
+                return True
+        return False
+
+    def _needs_own_class(self, module: nn.Module, path: str) -> bool:
+        """Whether a function call in `module` or below it is a site."""
+        prefix = f"{path}." if path else ""
+        return any(
+            owner == path or owner.startswith(prefix) for owner, calls in self._redirected.items() if calls
+        )
+
+    def _has_seen(self, module: nn.Module, path: str) -> None:
+        for name, below in module.named_modules(prefix=path):
+            self._seen.setdefault(id(below), name)
+
+    # ---- the ways
+
+    def _container(self, module: nn.Module, path: str, cls: type[nn.Module]) -> Expression:
+        if issubclass(cls, nn.ParameterList | nn.ParameterDict):
+            return self._parameters(module, path, cls)
+        found = self._children(module, path)
+        names = [member.name for member in found]
+        items = tuple(member.value for member in found)
+        in_order = names == [str(number) for number in range(len(names))]
+        if cls is nn.Sequential:
+            if in_order:
+                return self._call("Sequential", Items(items, brackets=False))
+            return self._call("Sequential", self._ordered(found))
+        if cls is nn.ModuleList and in_order:
+            return self._call("ModuleList", Items(items)) if items else self._call("ModuleList")
+        if cls is nn.ModuleDict:
+            return self._call("ModuleDict", Named(tuple((m.name, m.value) for m in found)))
+        return self._kept(module, path)
+
+    def _ordered(self, found: Iterable[Member]) -> Build:
+        ordered = self.imports.spell("collections", "OrderedDict")
+        children = list(found)
+        if all(child.name.isidentifier() for child in children):
+            return Build(ordered, tuple(Argument(child.name, child.value, "") for child in children))
+        return Build(ordered, (Argument("", Named(tuple((m.name, m.value) for m in children))),))
+
+    def _parameters(self, module: nn.Module, path: str, cls: type[nn.Module]) -> Expression:
+        held = dict(module.items()) if isinstance(module, nn.ParameterDict) else dict(enumerate(module))  # type: ignore[arg-type]
+        if not all(isinstance(value, nn.Parameter) for value in held.values()):
+            return self._kept(module, path)
+        made = [(str(key), members.parameter(str(key), value, self.imports)) for key, value in held.items()]
+        if cls is nn.ParameterDict:
+            return self._call("ParameterDict", Named(tuple(made)))
+        return self._call("ParameterList", Items(tuple(value for _, value in made)))
+
+    def _sequence(self, module: nn.Module, path: str, cls: type[nn.Module]) -> Expression:
+        """A subclass of nn.Sequential: a class of its own, so that repeated ones come once."""
+        made = self._container(module, path, nn.Sequential)
+        assert isinstance(made, Build)
+        setup = Build("super().__init__", made.arguments)
+        return self._add(
+            Blueprint(
+                path,
+                cls.__name__,
+                _origin(cls),
+                self._nn("Sequential"),
+                setup,
+                (),
+                facts=members.facts(module),
+            )
+        )
+
+    def _inherited(
+        self, module: nn.Module, path: str, cls: type[nn.Module], base: type[nn.Module]
+    ) -> Expression:
+        """A subclass of a torch layer without a forward of its own."""
+        changed = [
+            n
+            for c in cls.__mro__[: cls.__mro__.index(base)]
+            for n in vars(c)
+            if n not in HARMLESS and hasattr(base, n)
+        ]
+        found = None if changed else constructor(module, base, self.imports)
+        has = {*module._parameters, *module._buffers, *module._modules}
+        if found is None or has - found.makes:
+            return self._kept(module, path)
+        self._has_seen(module, path)
+        return found.build
+
+    def _captured(self, module: nn.Module, path: str, cls: type[nn.Module]) -> Expression:
+        """A class with the captured forward, on torch's own class where it is a subclass of one."""
+        found = None
+        base = next(
+            (b for b in cls.__mro__ if _is_torchs(b) and b is not nn.Module and b not in CONTAINERS), None
+        )
+        if base is not None and not any(
+            self._needs_own_class(c, _join(path, n)) for n, c in module._modules.items() if c
+        ):
+            found = constructor(module, base, self.imports)
+        if found is not None and base is not None:
+            for name in found.makes & module._modules.keys():
+                child = module._modules[name]
+                if child is not None:
+                    self._has_seen(child, _join(path, name))
+            spelled = self.imports.spell_object(getattr(nn, base.__name__, base))
+            setup = Build("super().__init__", found.build.arguments)
+            return self._part(module, path, cls, base=spelled, setup=setup, found=found)
+        return self._part(module, path, cls)
+
+    def _part(
+        self, module: nn.Module, path: str, cls: type[nn.Module], *, base: str | None = None,
+        setup: Build = Build("super().__init__"), found: Recovered | None = None, remark: str = "",
+    ) -> Expression:  # fmt: skip
+        """A class of the file, with the captured forward if there is one."""
+        without = found.makes if found else frozenset()
+        body = [
+            *members.plain_attributes(module, path, self.imports, only=self._read[id(module)]),
+            *members.parameters(module, self.imports, without),
+            *members.buffers(module, self.imports, without),
+            *self._children(module, path, without),
+        ]
+        return self._finish(module, path, cls, base or self._nn("Module"), setup, body, remark)
+
+    def _kept(self, module: nn.Module, path: str) -> Expression:
+        """The user's own class (or torch's), its instance rebuilt without calling the constructor."""
+        cls = user_class(module)
+        reason = next(
+            (r for p, r in self._opaque.items() if p == path),
+            "it stands in a module that could not be captured",
+        )
+        if _is_torchs(cls):
+            remark = "Rebuilt from its attributes."
+        else:
+            self.kept[path] = reason
+            remark = f"The user's own forward: {reason.rstrip('.')}."
+        try:
+            base = self.imports.spell_in_module(cls)
+        except EmitError as failure:
+            where = f"{path or 'the model'}, which keeps its own forward: {reason}"
+            raise EmitError(failure.message, where=where, remedy=failure.remedy) from failure
+        body = [
+            *members.plain_attributes(module, path, self.imports),
+            *members.parameters(module, self.imports),
+            *members.buffers(module, self.imports),
+            *members.absent(module),
+            *self._children(module, path),
+        ]
+        setup = Build(f"{self._nn('Module')}.__init__", (Argument("", Plain("self")),))
+        return self._finish(module, path, cls, base, setup, body, remark)
+
+    def _finish(
+        self,
+        module: nn.Module,
+        path: str,
+        cls: type[nn.Module],
+        base: str,
+        setup: Build,
+        body: list[Member],
+        remark: str,
+    ) -> Expression:
+        forward = self.record.forwards.get(path)
+        calls = self._redirected[path]
+        text, numbers = "", ()
+        if forward is not None and (calls or path not in self.kept):
+            done = methods(forward, calls, self.imports)
+            text, numbers = done.template, done.numbers
+            body += _constants(forward, module, self.imports)
+            body += [Member(call.name, self._site(forward, call.target), "child") for call in done.sites]
+        self._keep_apart(module, path, body, forward)
+        blueprint = Blueprint(
+            path,
+            cls.__name__,
+            _origin(cls),
+            base,
+            setup,
+            tuple(body),
+            text,
+            numbers,
+            members.facts(module),
+            remark,
+        )
+        return self._add(blueprint)
+
+    def _keep_apart(
+        self, module: nn.Module, path: str, body: Iterable[Member], forward: Forward | None
+    ) -> None:
+        """Note the tensors of buffers that the model itself does not have as buffers."""
+        constants = forward.constants if forward else {}
+        for member in body:
+            if member.how == "transient buffer" and member.name not in module._buffers:
+                value = module.__dict__.get(member.name)
+                self.extra[_join(path, member.name)] = constants[member.name] if value is None else value
+
+    def _site(self, forward: Forward, target: str) -> Build:
+        function = self.imports.spell(*forward.imports[target])
+        return Build(
+            self.imports.spell("fxapprox.emit.runtime", "FunctionCall"), (Argument("", Plain(function)),)
+        )
+
+    # ---- parts of them
+
+    def _children(self, module: nn.Module, path: str, without: Iterable[str] = ()) -> list[Member]:
+        skip = set(without)
+        return [
+            Member(name, self.expression(child, _join(path, name)), "child")
+            for name, child in module._modules.items()
+            if child is not None and name not in skip and not isinstance(child, FunctionSite)
+        ]
+
+    def _add(self, blueprint: Blueprint) -> Part:
+        self.blueprints.append(blueprint)
+        return Part(blueprint)
+
+    def _nn(self, name: str) -> str:
+        return f"{self.imports.spell('torch.nn')}.{name}"
+
+    def _call(self, name: str, *arguments: Expression) -> Build:
+        return Build(self._nn(name), tuple(Argument("", value) for value in arguments))
+
+
+def _redirected(record: Record) -> dict[str, set[str]]:
+    """Owner → targets of the calls that are sites in the file.
+
+    A call is one wherever the same call of an equal forward is one: repeated blocks stay one class."""
+    chosen: dict[tuple[object, ...], set[str]] = defaultdict(set)
+    sampled = {decision.site.id for decision in record.plan.rewritten}
+    keys = {path: template(forward) for path, forward in record.forwards.items()}
+    for path, forward in record.forwards.items():
+        chosen[keys[path]] |= {call.target for call in forward.calls if sampled & set(call.site_ids)}
+    found: dict[str, set[str]] = defaultdict(set)
+    found.update({path: chosen[key] for path, key in keys.items()})
+    return found
+
+
+def _constants(forward: Forward, module: nn.Module, imports: Imports) -> Iterator[Member]:
+    """Tensors the forward made out of nothing, unless the module holds them by now."""
+    for name, value in forward.constants.items():
+        if name in module._buffers:
+            continue
+        if isinstance(value, Tensor):
+            yield Member(name, members.zeros(name, value, imports), "transient buffer")
+        else:
+            yield Member(name, Plain(repr(value)), "plain")
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _is_torchs(cls: type) -> bool:
+    return cls.__module__.split(".")[0] == "torch"
+
+
+def _origin(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"

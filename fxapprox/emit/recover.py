@@ -1,0 +1,237 @@
+"""Constructor calls of torch.nn layers, recovered from their attributes and verified."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import EmitError
+from .expressions import Argument, Build, Plain
+from .imports import Imports
+from .literals import literal
+
+MISSING = object()
+INTERNAL = frozenset(nn.Module().__dict__)
+"""What every module's __dict__ holds."""
+
+# constructor parameters whose value is not an attribute of the same name
+DERIVED: dict[str, Callable[[Any], Any]] = {
+    "bias": lambda m: _present(m, "bias", "in_proj_bias"),
+    "add_bias_kv": lambda m: m.bias_k is not None,
+    "init": lambda m: getattr(m, "init", 0.25),
+    "num_parameters": lambda m: m.weight.numel(),
+    "inplace": lambda m: getattr(m, "inplace", False),
+}
+IGNORED = frozenset({"self", "device", "dtype", "size_average", "reduce"})
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """A constructor call, and the names of the parameters, buffers and children that it makes."""
+
+    build: Build
+    makes: frozenset[str]
+
+
+def constructor(module: nn.Module, cls: type[nn.Module], imports: Imports) -> Recovered | None:
+    """The call of torch's class `cls` that makes a module like `module`, None where none does.
+
+    "Like" is verified on the meta device: the same attributes, and the same parameters, buffers and
+    children by name, shape, dtype and persistence, but for what `module` has besides. Values and
+    `requires_grad` are restored elsewhere."""
+    name = imports.spell_object(_public(cls))
+    if name is None:
+        return None
+    parameters = list(_parameters(cls))
+    values = _values(module, cls, parameters, imports.dtype, simplify=True)
+    if values is None:
+        values = _values(module, cls, parameters, imports.dtype, simplify=False)
+    if values is None:
+        return None
+    try:
+        arguments = [_argument(p, values[p.name], imports) for p in parameters if p.name in values]
+        if "dtype" in values:
+            arguments.append(Argument("dtype", Plain(literal(values["dtype"], imports)), "None"))
+    except EmitError:
+        return None
+    made = _made(cls, values, imports.dtype)
+    assert made is not None
+    makes = frozenset((*made._parameters, *made._buffers, *made._modules))
+    return Recovered(Build(name, tuple(arguments)), makes)
+
+
+def _values(
+    module: nn.Module,
+    cls: type[nn.Module],
+    parameters: list[inspect.Parameter],
+    standard: torch.dtype,
+    *,
+    simplify: bool,
+) -> dict[str, Any] | None:
+    """Arguments by name that make a module like `module`, without any that can be left out."""
+    found = {p.name: _value(module, p, simplify) for p in parameters}
+    values = {name: value for name, value in found.items() if value is not MISSING}
+    dtype = _dtype(module)
+    if dtype not in (None, standard) and "dtype" in _names(cls):
+        values["dtype"] = dtype
+    if not _makes(module, cls, values, standard):
+        return None
+    for p in parameters:
+        if p.name not in values or p.default is p.empty or _same(values[p.name], p.default):
+            continue
+        without = values | {p.name: p.default}
+        if _makes(module, cls, without, standard):
+            values = without
+    return values
+
+
+def user_class(module: nn.Module) -> type[nn.Module]:
+    """The class of a module before fxapprox gave it one of its own."""
+    cls = type(module)
+    while "_fxapprox_base" in vars(cls):
+        cls = vars(cls)["_fxapprox_base"]
+    return cls
+
+
+def _public(cls: type) -> type:
+    return getattr(nn, cls.__name__, cls)
+
+
+def _parameters(cls: type[nn.Module]) -> Iterator[inspect.Parameter]:
+    """Parameters of the constructor, those of the bases' in place of *args and **kwargs."""
+    seen = set(IGNORED) | ({"mode"} if issubclass(cls, nn.RNNBase) else set())
+    for base in cls.__mro__:
+        if "__init__" not in vars(base) or base is nn.Module:
+            continue
+        open_ended = False
+        for p in inspect.signature(base.__init__).parameters.values():  # type: ignore[misc]
+            if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
+                open_ended = True
+            elif p.name not in seen and not p.name.startswith("_"):
+                seen.add(p.name)
+                yield p
+        if not open_ended or cls is nn.Identity:
+            return
+
+
+def _names(cls: type[nn.Module]) -> Iterator[str]:
+    for base in cls.__mro__:
+        if "__init__" in vars(base):
+            yield from inspect.signature(base.__init__).parameters  # type: ignore[misc]
+
+
+def _value(module: nn.Module, parameter: inspect.Parameter, simplify: bool) -> Any:
+    """What was passed for `parameter`; an n-tuple of one number as that number where `simplify`."""
+    name = parameter.name
+    try:
+        value = DERIVED[name](module) if name in DERIVED else getattr(module, name, MISSING)
+    except AttributeError:
+        value = MISSING
+    if isinstance(value, Tensor):
+        return MISSING
+    if simplify and isinstance(value, tuple) and value and all(item == value[0] for item in value):
+        return value[0]
+    return value
+
+
+def _present(module: Any, *names: str) -> bool:
+    """Whether the first of the attributes that exists is set, and not False."""
+    value = next((getattr(module, name) for name in names if hasattr(module, name)), None)
+    return value is not None and value is not False
+
+
+def _dtype(module: nn.Module) -> torch.dtype | None:
+    """The dtype of the first floating tensor, None where there is none."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.is_floating_point() or tensor.is_complex():
+            return tensor.dtype
+    return None
+
+
+def _argument(parameter: inspect.Parameter, value: Any, imports: Imports) -> Argument:
+    required = parameter.default is parameter.empty and parameter.kind is not parameter.KEYWORD_ONLY
+    default = None if required else _text_or_none(parameter.default, imports)
+    text = literal(value, imports)
+    if not required and _same(value, parameter.default):
+        text = default or text
+    return Argument(parameter.name, Plain(text), default)
+
+
+def _text_or_none(value: Any, imports: Imports) -> str:
+    try:
+        return "" if value is inspect.Parameter.empty else literal(value, Imports())
+    except EmitError:
+        return ""
+
+
+def _makes(module: nn.Module, cls: type[nn.Module], values: dict[str, Any], standard: torch.dtype) -> bool:
+    made = _made(cls, values, standard)
+    return made is not None and like(module, made)
+
+
+def _made(cls: type[nn.Module], values: dict[str, Any], standard: torch.dtype) -> nn.Module | None:
+    """A module without storage, None where the constructor refuses the values."""
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(standard)
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return cls(**values)
+    except Exception:  # whatever the constructor thinks of these values, they are not the right ones
+        return None
+    finally:
+        torch.set_default_dtype(before)
+
+
+def like(module: nn.Module, candidate: nn.Module) -> bool:
+    """Whether `module` has everything that `candidate` has, and the same number of children."""
+    for name, value in candidate.__dict__.items():
+        if name in INTERNAL or _holds_tensors(value):
+            continue
+        if not _same(module.__dict__.get(name, MISSING), value):
+            return False
+    theirs, ours = candidate._parameters, module._parameters
+    if not all(name in ours and _alike(ours[name], tensor) for name, tensor in theirs.items()):
+        return False
+    for name, buffer in candidate._buffers.items():
+        if name not in module._buffers or not _alike(module._buffers[name], buffer):
+            return False
+        if (name in module._non_persistent_buffers_set) != (name in candidate._non_persistent_buffers_set):
+            return False
+    return all(
+        child is None
+        or (
+            isinstance(own := module._modules.get(name), nn.Module)
+            and user_class(own) is type(child)
+            and like(own, child)
+        )
+        for name, child in candidate._modules.items()
+    )
+
+
+def _holds_tensors(value: Any) -> bool:
+    """Caches of tensors, such as `_flat_weights` of recurrent layers: the constructor's own business."""
+    held = value if isinstance(value, list) else [value]
+    return any(isinstance(item, Tensor | weakref.ref) for item in held)
+
+
+def _alike(first: Tensor | None, second: Tensor | None) -> bool:
+    if first is None or second is None:
+        return first is second
+    return first.shape == second.shape and first.dtype == second.dtype
+
+
+def _same(first: Any, second: Any) -> bool:
+    if type(first) is not type(second) and not (isinstance(first, tuple) and isinstance(second, tuple)):
+        return False
+    try:
+        return bool(first == second)
+    except Exception:  # a comparison that does not answer is no equality
+        return False

@@ -1,0 +1,120 @@
+"""What emitted files import: the plan applied to a plain model, and its weights loaded.
+
+The files outlive this version of fxapprox, so what stands here keeps its meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from ..errors import FxApproxError, RequestError
+from ..passes.layers import FunctionSite, sampled, sampled_function
+
+__all__ = ["FunctionCall", "apply_plan", "load_weights", "restored"]
+
+APART = "constant:"
+"""Begins the names of tensors in a weights file that are not in the state_dict: buffers that are not persistent."""
+M = TypeVar("M", bound=nn.Module)
+T = TypeVar("T")
+
+
+class FunctionCall(nn.Module):
+    """A call of a function that a plan may sample; exact until `apply_plan` puts a site in its place."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+    def extra_repr(self) -> str:
+        return getattr(self.function, "__name__", str(self.function))
+
+
+def apply_plan(model: M, plan: Mapping[str, Mapping[str, Any]]) -> M:
+    """The model itself, with the sites that `plan` names sampled in training.
+
+    `plan` maps a site's id to the keys of a rule: `policy`, `keep`, `scope` … A layer's id is its path, a
+    function call's the path of its FunctionCall; a call of several products has `<path>.<part>`.
+    Raises RequestError for an id that the model does not have."""
+    calls: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for site, keys in plan.items():
+        module = _submodule(model, site)
+        path, _, part = site.rpartition(".")
+        if module is None and isinstance(_submodule(model, path), FunctionCall | FunctionSite):
+            calls.setdefault(path, {})[part] = keys
+        elif isinstance(module, FunctionCall | FunctionSite):
+            calls.setdefault(site, {})[""] = keys
+        elif module is not None:
+            sampled(module, site=site, **keys)
+        else:
+            raise RequestError(
+                f"the model has no site {site!r}", remedy="correct its line in the plan, or take it out"
+            )
+    for path, parts in calls.items():
+        parent, _, name = path.rpartition(".")
+        function = model.get_submodule(path).function
+        setattr(model.get_submodule(parent), name, sampled_function(function, site=path, parts=parts))
+    return model
+
+
+def _submodule(model: nn.Module, path: str) -> nn.Module | None:
+    try:
+        return model.get_submodule(path)
+    except AttributeError:
+        return None
+
+
+def load_weights(model: M, path: str | Path, *, all: bool = True) -> M:
+    """The model itself, with the tensors of a safetensors file copied into it.
+
+    Tied tensors are stored once. `all=False` loads only what no checkpoint holds: the buffers that are
+    not persistent. Raises RequestError where file and model do not fit, with what is missing or odd."""
+    targets: dict[str, Tensor] = dict(model.state_dict(keep_vars=True))
+    targets = {name: value for name, value in targets.items() if isinstance(value, Tensor)}
+    known = set(targets)
+    targets |= {APART + name: value for name, value in model.named_buffers() if name not in known}
+    filled: set[int] = set()
+    try:
+        with safe_open(str(path), framework="pt") as file, torch.no_grad():
+            for name in file.keys():  # noqa: SIM118 - not a mapping
+                if not all and not name.startswith(APART):
+                    continue
+                _fill(targets.get(name), name, file.get_tensor(name), path)
+                filled.add(id(targets[name]))
+    except FileNotFoundError as failure:
+        raise RequestError(
+            f"there is no file {path}",
+            remedy="keep the weights beside the source, or build the model with weights=False",
+        ) from failure
+    except SafetensorError as failure:
+        raise RequestError(f"{path} is not a safetensors file: {failure}") from failure
+    missing = [n for n, value in targets.items() if id(value) not in filled and (all or n.startswith(APART))]
+    if missing:
+        raise RequestError(f"{path} lacks {len(missing)} tensors of the model: {', '.join(missing[:5])}")
+    return model
+
+
+def _fill(target: Tensor | None, name: str, value: Tensor, path: str | Path) -> None:
+    if target is None:
+        raise RequestError(f"{path} holds {name}, which the model does not have")
+    if target.shape != value.shape or target.dtype != value.dtype:
+        there, here = (f"{t.dtype} {list(t.shape)}" for t in (value, target))
+        raise RequestError(f"{name} is {there} in {path} and {here} in the model")
+    target.copy_(value)
+
+
+def restored(cls: type[T], attributes: Mapping[str, Any]) -> T:
+    """An instance with these attributes, made without its constructor."""
+    made = cls.__new__(cls)
+    try:
+        made.__dict__.update(attributes)
+    except AttributeError as failure:
+        raise FxApproxError(f"a {cls.__qualname__} cannot be given attributes: {failure}") from failure
+    return made

@@ -1,0 +1,304 @@
+"""The emitted file's text: header, imports, classes, plan, build_model."""
+
+from __future__ import annotations
+
+import keyword
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..choices import Choice, Sampled
+from ..plan import Decision, Plan
+from ..record import Record
+from ..sites import PRODUCTS
+from ..syntax import spell_choice
+from . import weights
+from .classes import Class, Classes
+from .expressions import Expression, holes, printed, resolved
+from .files import MARKER
+from .imports import Imports
+from .reader import Reader
+from .wrap import WIDTH, quoted, wrapped
+
+MOST_REASONS = 8
+MOST_LINES = 6
+"""More statements of one sort than this in build_model become a loop over names."""
+
+
+@dataclass(frozen=True)
+class Names:
+    """What the file is called and who wrote it."""
+
+    stem: str
+    weights: str
+    version: str
+
+
+def file_text(model: nn.Module, record: Record, reader: Reader, imports: Imports, names: Names) -> str:
+    """The whole file."""
+    for name in ("PLAN", "WEIGHTS", "FROZEN", "build_model"):
+        imports.reserve(name)
+    classes = Classes(reader.blueprints, imports)
+    body = [classes.text(cls) for cls in classes.found]
+    plan = _plan_text(record.plan, imports)
+    build = _build_text(model, reader, classes, imports)
+    path = imports.spell("pathlib", "Path")
+    constant = f"WEIGHTS = {path}(__file__).with_name({quoted(names.weights)})"
+    header = _header(model, record, reader, imports, classes.found, names)
+    parts = [f"{header}\n\n{imports.lines()}\n\n{constant}", *body, plan, build]
+    return "\n\n\n".join(parts) + "\n"
+
+
+# ---- header
+
+
+def _header(
+    model: nn.Module, record: Record, reader: Reader, imports: Imports, classes: Sequence[Class], names: Names
+) -> str:
+    plan = record.plan
+    left = [decision for decision in plan.decisions if decision.choice is None]
+    lines = [
+        f"{MARKER} {names.version} with torch {torch.__version__}; format 1.",
+        f'"""{_origin(plan)} with sampled products.',
+        "",
+        *_plan_lines(plan),
+        *(_filled("Left exact: " + _reasons(left)) if left else ()),
+        "",
+        f"    from {names.stem} import build_model",
+        "",
+        "    model = build_model()                                # with the weights it was emitted with",
+        '    model.load_state_dict(torch.load("checkpoint.pt"))   # the original model\'s keys',
+        "",
+        *_filled(f"Training samples, evaluation is exact. The weights are in {names.weights}, beside this file: "
+                 "keep the two together."),
+        *_needs(reader, imports),
+        '"""',
+    ]  # fmt: skip
+    text = "\n".join(lines)
+    return text.replace("\\", "\\\\")
+
+
+def _origin(plan: Plan) -> str:
+    return plan.model.replace('"""', "'''")
+
+
+def _plan_lines(plan: Plan) -> Iterator[str]:
+    """The plan in short: one line a treatment."""
+    counts = Counter(_treatment(decision.choice) for decision in plan.rewritten if decision.choice)
+    for text, count in counts.items():
+        yield from _filled(f"Plan: {text} at {count} of {len(plan.decisions)} sites.")
+
+
+def _treatment(choice: Choice) -> str:
+    if choice.scope == "per product":
+        spelled = ((product, choice.treatment(product)) for product in PRODUCTS)
+        return ", ".join(f"{product} {_sampled(how)}" for product, how in spelled if how != "exact")
+    sampled = next(how for p in PRODUCTS if isinstance(how := choice.treatment(p), Sampled))
+    return f"{sampled.policy.name} · {choice.scope} · keep {sampled.keep:g}" + (
+        " · centred" if sampled.center else ""
+    )
+
+
+def _sampled(how: Any) -> str:
+    return f"{how.policy.name} · keep {how.keep:g}" if isinstance(how, Sampled) else str(how)
+
+
+def _reasons(left: Sequence[Decision]) -> str:
+    if not left:
+        return "nothing."
+    by_reason: dict[str, list[str]] = defaultdict(list)
+    for decision in left:
+        by_reason[decision.reason].append(decision.site.id)
+    texts = [
+        f"{', '.join(ids[:3])}{f' and {len(ids) - 3} more' if len(ids) > 3 else ''} ({reason})"
+        for reason, ids in list(by_reason.items())[:MOST_REASONS]
+    ]
+    more = len(by_reason) - len(texts)
+    return "; ".join(texts).replace('"""', "'''") + (f"; {more} more reasons" if more > 0 else "") + "."
+
+
+def _needs(reader: Reader, imports: Imports) -> Iterator[str]:
+    """What else must be importable."""
+    if reader.kept:
+        yield ""
+        shown = [
+            f"{path or 'the model'} ({reason.rstrip('.')})" for path, reason in list(reader.kept.items())[:5]
+        ]
+        more = f" and {len(reader.kept) - 5} more" if len(reader.kept) > 5 else ""
+        yield from _filled(f"Keeps the user's own forward, which is imported: {'; '.join(shown)}{more}.")
+    if imports.own:
+        if not reader.kept:
+            yield ""
+        yield from _filled(f"Needs on the path: {', '.join(sorted(imports.own))} (the user's own).")
+
+
+def _filled(text: str) -> Iterator[str]:
+    """Words of a paragraph, in lines of at most WIDTH."""
+    line = ""
+    for word in text.split():
+        if line and len(line) + 1 + len(word) > WIDTH:
+            yield line
+            line = word
+        else:
+            line = f"{line} {word}" if line else word
+    yield line
+
+
+# ---- plan
+
+
+def _plan_text(plan: Plan, imports: Imports) -> str:
+    """A constant for every treatment, and the table of sites."""
+    constants: dict[str, tuple[str, str]] = {}  # text of the keys → (constant, its definition)
+    rows: list[tuple[str, str]] = []
+    for decision in plan.rewritten:
+        assert decision.choice is not None
+        keys = _short(spell_choice(decision.choice))
+        text = _dict(keys)
+        if text not in constants:
+            name = imports.reserve(_constant(keys))
+            constants[text] = (name, f"{name} = {text}")
+        rows.append((f"    {quoted(decision.site.id)}: {constants[text][0]},", _kept(decision)))
+    width = max((len(row) for row, _ in rows), default=0)
+    table = [f"{row:{width}}  # {remark}" for row, remark in rows]
+    definitions = wrapped("\n".join(definition for _, definition in constants.values()))
+    head = "# What is done in training, by site: a layer's path, or that of a FunctionCall. The keys are a rule's."
+    return f"{definitions}\n\n{head}\nPLAN = {{\n" + "\n".join(table) + "\n}"
+
+
+def _short(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys without those that say nothing."""
+    return {
+        key: _short(value) if isinstance(value, Mapping) else value
+        for key, value in keys.items()
+        if not (key == "min_k" and value == 1) and value != "exact"
+    }
+
+
+def _dict(keys: Mapping[str, Any]) -> str:
+    items = (
+        f'"{key}": {_dict(value) if isinstance(value, Mapping) else _value(value)}'
+        for key, value in keys.items()
+    )
+    return "{" + ", ".join(items) + "}"
+
+
+def _value(value: Any) -> str:
+    return quoted(value) if isinstance(value, str) else repr(value)
+
+
+def _constant(keys: Mapping[str, Any]) -> str:
+    """TOPK_50 for topk, keep 0.5."""
+    if "policy" not in keys:
+        return "PER_PRODUCT"
+    policy = "".join(c if c.isalnum() else "_" for c in str(keys["policy"])).upper()
+    return f"{policy}_{format(100 * keys['keep'], 'g').replace('.', '_').replace('-', '_')}"
+
+
+def _kept(decision: Decision) -> str:
+    """`keeps 32 of 64 in channels`: of the first product that is sampled."""
+    assert decision.choice is not None
+    for product in PRODUCTS:
+        how, facts = decision.choice.treatment(product), decision.site.products[product]
+        if isinstance(how, Sampled):
+            if product == "grad_weight":
+                return f"keeps {how.keep:.0%} of the {facts.over}"
+            return f"keeps {how.k(facts.pairs)} of {facts.pairs} {facts.over}"
+    return "exact"
+
+
+# ---- build_model
+
+
+def _build_text(model: nn.Module, reader: Reader, classes: Classes, imports: Imports) -> str:
+    root = resolved(reader.root, classes.call)
+    load = imports.spell("fxapprox.emit.runtime", "load_weights")
+    apply = imports.spell("fxapprox.emit.runtime", "apply_plan")
+    path = imports.spell("pathlib", "Path")
+    returns = root.callee if hasattr(root, "callee") else f"{imports.spell('torch.nn')}.Module"
+    body = [
+        f"model = {_line(root)}",
+        *_ties(model, reader),
+        *_frozen(model, imports),
+        *_modes(model),
+        *_layout(model, imports),
+        f"{apply}(model, PLAN)",
+    ]
+    if reader.has_constants:
+        body += [
+            "if weights is False:",
+            f"    {load}(model, WEIGHTS, all=False)  # constants that no checkpoint holds",
+            "else:",
+        ]
+    else:
+        body += ["if weights is not False:"]
+    body += [f"    {load}(model, WEIGHTS if weights is True else weights)", "return model"]
+    lines = [
+        f"def build_model(weights: bool | str | {path} = True) -> {returns}:",
+        '    """The model in training mode, with the emitted weights, those of another safetensors file, or none',
+        '    (`weights=False`: fresh layers and zeros, to load a checkpoint into)."""',
+        *(f"    {line}" for line in body),
+    ]
+    text = wrapped("\n".join(lines))
+    if len(list(weights.frozen(model))) > MOST_LINES:
+        text = _frozen_table(model) + "\n\n\n" + text
+    return text
+
+
+def _line(value: Expression) -> str:
+    return printed(value, iter([hole.text for hole in holes(value, "")]))
+
+
+def _ties(model: nn.Module, reader: Reader) -> Iterator[str]:
+    for path, first in reader.shared:
+        yield f"{reach(model, path)} = {reach(model, first)}  # the same module"
+    for name, first in weights.ties(model):
+        yield f"{reach(model, name)} = {reach(model, first)}  # tied"
+
+
+def _frozen(model: nn.Module, imports: Imports) -> Iterator[str]:
+    found = list(weights.frozen(model))
+    if len(found) > MOST_LINES:
+        yield "for name in FROZEN:"
+        yield "    model.get_parameter(name).requires_grad_(False)"
+        return
+    for path, _ in found:
+        yield f"{reach(model, path)}.requires_grad_(False)"
+
+
+def _frozen_table(model: nn.Module) -> str:
+    names = [n for n, p in model.named_parameters() if not p.requires_grad and weights.trains(p)]
+    return "FROZEN = (\n" + "".join(f'    "{name}",\n' for name in names) + ")"
+
+
+def _modes(model: nn.Module) -> Iterator[str]:
+    if model.training:
+        for path in weights.in_evaluation(model):
+            yield f"{reach(model, path)}.eval()"
+
+
+def _layout(model: nn.Module, imports: Imports) -> Iterator[str]:
+    if imports.dtype is not torch.float32:
+        yield f"model.to({imports.spell('torch', str(imports.dtype).removeprefix('torch.'))})"
+    if weights.channels_last(model):
+        yield f"model.to(memory_format={imports.spell('torch', 'channels_last')})"
+
+
+def reach(model: nn.Module, path: str) -> str:
+    """`model.layers[0].attn` for "layers.0.attn"."""
+    text, here = "model", model
+    for part in path.split("."):
+        if part.isidentifier() and not keyword.iskeyword(part):
+            text += f".{part}"
+        elif isinstance(here, nn.Sequential | nn.ModuleList) and part.isdigit():
+            text += f"[{part}]"
+        elif isinstance(here, nn.ModuleDict):
+            text += f"[{quoted(part)}]"
+        else:
+            text = f"getattr({text}, {quoted(part)})"
+        here = here._modules.get(part) or here
+    return text
