@@ -1,0 +1,335 @@
+"""A frame: one call of a module, recorded as a local fx graph."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor, fx, nn
+
+from .names import can_spell
+from .nests import Path, children, is_plain, is_record, leaves
+from .tree import Tree
+
+META = "fxapprox"
+
+
+@dataclass(frozen=True)
+class TensorFacts:
+    """What is known of a tensor while tracing."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class Region:
+    """A context manager that is active: "no_grad", "enable_grad", "inference_mode" or "autocast"."""
+
+    name: str
+    options: tuple[tuple[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class SiteName:
+    """A recognised function call: number `number` of its function's name in this forward."""
+
+    ids: tuple[str, ...]
+    function: str
+    number: int
+
+
+@dataclass
+class Facts:
+    """The one thing kept in `node.meta`: what happened when the node ran."""
+
+    value: Any = None  # the result's nest, TensorFacts for tensors
+    regions: tuple[Region, ...] = ()
+    line: str | None = None
+    site: SiteName | None = None
+
+
+@dataclass(frozen=True)
+class Applied:
+    """`cls.apply` of an autograd Function, as a target that compares."""
+
+    cls: type
+
+    @property
+    def __name__(self) -> str:
+        return self.cls.__name__
+
+    def __call__(self, *args: Any) -> Any:
+        return self.cls.apply(*args)  # type: ignore[attr-defined]
+
+
+class OddValue(Exception):
+    """A value that source text cannot spell."""
+
+    def __init__(self, value: Any) -> None:
+        super().__init__(f"a {type(value).__name__}")
+        self.value = value
+
+
+class Foreign(Exception):
+    """A tensor that the frame cannot name: it comes from elsewhere."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        super().__init__("a tensor from elsewhere")
+        self.tensor = tensor
+
+
+def facts_of(node: fx.Node) -> Facts:
+    found: Facts = node.meta[META]
+    return found
+
+
+def described(value: Any) -> Any:
+    """The nest with TensorFacts in place of tensors."""
+    if isinstance(value, Tensor):
+        return TensorFacts(tuple(value.shape), value.dtype, value.device)
+    inner = children(value)
+    if inner is None:
+        return value if is_plain(value) else None
+    if isinstance(value, tuple | list):
+        return [described(item) for _, item in inner]
+    return {step[1]: described(item) for step, item in inner}
+
+
+@functools.lru_cache(maxsize=4096)
+def signature_of(function: Callable[..., Any]) -> inspect.Signature:
+    """The signature of a forward without `self`; `(*args, **kwargs)` where it has none."""
+    try:
+        found = inspect.signature(function)
+    except (TypeError, ValueError):
+        return _ANYTHING
+    return found.replace(parameters=list(found.parameters.values())[1:])
+
+
+_ANYTHING = inspect.Signature([
+    inspect.Parameter("args", inspect.Parameter.VAR_POSITIONAL),
+    inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD),
+])  # fmt: skip
+
+
+@dataclass
+class Frame:
+    """One call of the module at `path`. `recording` ends when something cannot be captured."""
+
+    module: nn.Module
+    path: str
+    tree: Tree
+    parent: Frame | None
+    recording: bool
+    grad: bool  # whether gradients were on when it began
+    inference: bool
+    training: bool = False
+    graph: fx.Graph = field(default_factory=fx.Graph)
+    signature: inspect.Signature = _ANYTHING
+    regions: list[Region] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+    scalars: list[tuple[fx.Node, Path, Any]] = field(default_factory=list)
+    constants: dict[str, Tensor] = field(default_factory=dict)
+    file: str | None = None
+    line: str | None = None  # where it was called
+
+    def __post_init__(self) -> None:
+        self.training = self.module.training
+        self._values: dict[int, tuple[fx.Node, Path]] = {}
+        self._kept: list[Any] = []
+        self._reached: dict[tuple[fx.Node, Path], fx.Node] = {}
+        self._last_placeholder: fx.Node | None = None
+
+    # ---- what comes in
+
+    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Make a placeholder of every parameter of the user's forward and note what was passed."""
+        forward = self.module.__dict__.get("forward")
+        self.signature = signature_of(type(self.module).forward if forward is None else _plain(forward))
+        try:
+            bound = self.signature.bind(*args, **kwargs)
+        except TypeError:
+            self.signature = _ANYTHING  # a decorator takes other arguments than it shows
+            bound = self.signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        for name, parameter in self.signature.parameters.items():
+            stars = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+            node = self.graph.create_node("placeholder", stars.get(parameter.kind, "") + name, name=name)
+            value = bound.arguments[name]
+            node.meta[META] = Facts(described(value))
+            self._last_placeholder = node
+            for path, leaf in leaves(value):
+                if isinstance(leaf, Tensor):
+                    if id(leaf) not in self._values:
+                        self.know(leaf, node, path)
+                elif is_plain(leaf):
+                    self.scalars.append((node, path, leaf))
+
+    def know(self, value: Tensor, node: fx.Node, path: Path = ()) -> None:
+        """From now on `value` is what `path` leads to in the result of `node`."""
+        self._values[id(value)] = (node, path)
+        self._kept.append(value)
+
+    def knows(self, tensor: Tensor) -> bool:
+        return id(tensor) in self._values
+
+    # ---- what is used
+
+    def node_of(self, tensor: Tensor) -> fx.Node:
+        """The node that is this tensor. Raises Foreign where the frame cannot name it."""
+        found = self._values.get(id(tensor))
+        if found is not None:
+            return self._reach(*found)
+        if (thing := self.tree.thing_below(self.path, tensor)) is not None:
+            return self._attribute(tensor, *thing)
+        raise Foreign(tensor)
+
+    def _attribute(self, thing: Any, target: str, steps: Path) -> fx.Node:
+        node = self.graph.create_node("get_attr", target)
+        node.meta[META] = Facts(described(thing) if not steps else None)
+        if isinstance(thing, Tensor):
+            self.know(thing, node, steps)
+            return self._reach(node, steps)
+        for step in steps:
+            node = self._step(node, step)
+        return node
+
+    def _reach(self, node: fx.Node, path: Path) -> fx.Node:
+        """The node at the end of `path`, with the steps to it right behind their source."""
+        for length in range(1, len(path) + 1):
+            key = (node, path[length - 1 : length])
+            if key not in self._reached:
+                anchor = self._last_placeholder if node.op == "placeholder" else node
+                assert anchor is not None
+                with self.graph.inserting_after(anchor):
+                    self._reached[key] = self._step(node, path[length - 1])
+            node = self._reached[key]
+        return node
+
+    def _step(self, node: fx.Node, step: tuple[str, Any]) -> fx.Node:
+        kind, key = step
+        made = self.graph.create_node(
+            "call_function", operator.getitem if kind == "item" else getattr, (node, key)
+        )
+        source = facts_of(node)
+        value = source.value
+        try:
+            value = value[key] if value is not None else None
+        except (LookupError, TypeError):
+            value = None
+        made.meta[META] = Facts(value, source.regions, source.line)
+        return made
+
+    def constant(self, tensor: Tensor, real: Tensor) -> fx.Node:
+        """Keep a tensor from outside as a constant of the forward."""
+        name = f"_constant_{len(self.constants)}"
+        self.constants[name] = real
+        node = self.graph.create_node("get_attr", name)
+        node.meta[META] = Facts(described(tensor))
+        self.know(tensor, node)
+        return node
+
+    def spelled(self, value: Any) -> Any:
+        """A nest of arguments as the graph holds them: nodes for tensors, constants as they are.
+
+        Raises OddValue for what text cannot say, Foreign for tensors from elsewhere."""
+        if isinstance(value, Tensor):
+            return self.node_of(value)
+        if isinstance(value, numpy.generic):
+            return value.item()
+        if isinstance(value, slice):
+            return slice(*(self.spelled(part) for part in (value.start, value.stop, value.step)))
+        if is_plain(value):
+            return value
+        if type(value) in (tuple, list):
+            return type(value)(self.spelled(item) for item in value)
+        if type(value) is torch.Size:
+            return tuple(value)
+        if type(value) is dict:
+            return {key: self.spelled(item) for key, item in value.items()}
+        return self._spelled_object(value)
+
+    def _spelled_object(self, value: Any) -> Any:
+        if isinstance(value, nn.Module) and (below := self.tree.module_below(self.path, value)):
+            node = self.graph.create_node("get_attr", below)
+            node.meta[META] = Facts()
+            return node
+        if (thing := self.tree.thing_below(self.path, value)) is not None:
+            return self._attribute(value, *thing)
+        inner = children(value)
+        if inner is not None and can_spell(type(value)):
+            return self._built(value, inner)
+        if not isinstance(value, nn.Module | functools.partial) and can_spell(value):
+            return value
+        raise OddValue(value)
+
+    def _built(self, value: Any, inner: list[tuple[tuple[str, Any], Any]]) -> fx.Node:
+        """A node that makes the container anew: `Output(logits=…)`, `OrderedDict([…])`."""
+        args: tuple[Any, ...] = ()
+        kwargs: dict[str, Any] = {}
+        if is_record(value):
+            kwargs = {name: self.spelled(item) for (_, name), item in inner if item is not None}
+        elif isinstance(value, tuple) and hasattr(value, "_fields"):
+            args = tuple(self.spelled(item) for _, item in inner)
+        elif isinstance(value, dict):
+            args = ({key: self.spelled(item) for (_, key), item in inner},)
+        else:
+            args = ([self.spelled(item) for _, item in inner],)
+        node = self.graph.create_node("call_function", type(value), args, kwargs)
+        node.meta[META] = Facts(described(value), self.active_regions())
+        return node
+
+    # ---- what is recorded
+
+    def active_regions(self) -> tuple[Region, ...]:
+        """The regions entered within this frame that are active now, outermost first."""
+        found = list(self.regions)
+        if torch.is_inference_mode_enabled() != self.inference:
+            found.insert(0, Region("inference_mode"))
+        elif torch.is_grad_enabled() != self.grad:
+            found.insert(0, Region("no_grad" if self.grad else "enable_grad"))
+        return tuple(found)
+
+    def record(
+        self,
+        op: str,
+        target: Any,
+        args: Any,
+        kwargs: Any,
+        result: Any,
+        line: str | None,
+        site: SiteName | None = None,
+    ) -> fx.Node:
+        """Append a node and remember the tensors of its result."""
+        node = self.graph.create_node(op, target, tuple(args), dict(kwargs))
+        node.meta[META] = Facts(described(result), self.active_regions(), line, site)
+        for path, leaf in leaves(result):
+            if isinstance(leaf, Tensor):
+                self.know(leaf, node, path)
+        return node
+
+    def close(self, result: Any) -> None:
+        """Append the output. Raises OddValue or Foreign where the result cannot be spelled."""
+        node = self.graph.create_node("output", "output", (self.spelled(result),))
+        node.meta[META] = Facts(described(result))
+
+    def number(self, name: str) -> int:
+        self.counts[name] = self.counts.get(name, 0) + 1
+        return self.counts[name]
+
+
+def _plain(forward: Any) -> Callable[..., Any]:
+    """The function behind a forward that was set on an instance, as if it took `self`."""
+    function = getattr(forward, "__func__", None)
+    return function if function is not None else functools.partial(_with_self, forward)
+
+
+def _with_self(forward: Callable[..., Any], _self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    return forward(*args, **kwargs)

@@ -1,0 +1,70 @@
+"""The last rung: no graph. The layers that a kind claims are sites, in the order in which they run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from ..kinds import Call, recognise
+from ._types import Edge, Inputs, Note, Operator, Traced
+from .copies import clone, copied, copied_model
+from .lines import raised_at
+from .nests import tensors
+from .observe import Observer, type_name
+from .rng import kept_random_state, seed_all
+from .runs import model_fails
+from .tree import Tree
+
+
+def by_hooks(model: nn.Module, inputs: Inputs, reason: str) -> Traced:
+    """Run a copy of the model once, on real tensors, in train mode, and note the layers that run.
+
+    Every forward stays the user's own. `reason` says why better front-ends were refused. Raises
+    CaptureError where the model itself fails on the inputs."""
+    with kept_random_state():
+        replica = copied_model(model, clone)
+        args, kwargs = copied((inputs.args, dict(inputs.kwargs or {})), clone)
+        replica.train()
+        seed_all(0)
+        observer = Observer(Tree(replica))
+        with _noted(replica, observer):
+            try:
+                replica(*args, **kwargs)
+            except Exception as error:
+                raise model_fails(model, error, raised_at(error)) from error
+    ids = list(observer.operators)
+    edges = tuple(Edge(one, other) for one, other in zip(ids, ids[1:], strict=False))
+    note = Note("refused", reason)
+    return Traced("modules", observer.calls({}), {}, (note,), tuple(observer.operators.values()), edges)
+
+
+@contextmanager
+def _noted(model: nn.Module, observer: Observer) -> Iterator[None]:
+    handles = []
+    for path, module in model.named_modules():
+        if recognise(module=module) is not None:
+            handles.append(module.register_forward_hook(_hook(observer, path), with_kwargs=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _hook(observer: Observer, path: str) -> Callable[..., None]:
+    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        kind = recognise(module=module)
+        assert kind is not None
+        name = type_name(module)
+        observer.site(
+            kind, Call(args, kwargs, module=module), result, id_=path, owner=path, op=name, number=None,
+            frame=None, source=None,
+        )  # fmt: skip
+        made = next(tensors(result), None)
+        shape = None if made is None else tuple(made.shape)
+        observer.operators.setdefault(path, Operator(path, name, path, path, shape))
+
+    return note

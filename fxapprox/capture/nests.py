@@ -1,0 +1,93 @@
+"""Nests: what forwards take and return. Tensors and plain constants in tuples, lists, dicts and dataclasses."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# A step from a container to what it holds: ("item", key) is `value[key]`, ("attr", name) is `value.name`.
+Step = tuple[str, Any]
+Path = tuple[Step, ...]
+
+PLAIN = (
+    type(None), bool, int, float, complex, str, bytes, slice, range, type(Ellipsis), enum.Enum,
+    torch.dtype, torch.device, torch.layout, torch.memory_format,
+)  # fmt: skip
+
+
+def is_plain(value: Any) -> bool:
+    """Whether `value` is a constant that source text can spell."""
+    return isinstance(value, PLAIN)
+
+
+def is_record(value: Any) -> bool:
+    """Whether `value` is an object made of named fields (a dataclass; transformers' ModelOutput is one)."""
+    return dataclasses.is_dataclass(value) and not isinstance(value, type | nn.Module)
+
+
+def children(value: Any) -> list[tuple[Step, Any]] | None:
+    """What a container holds, each with the step to it; None for what is no container we know."""
+    if is_record(value):
+        return [
+            (("attr", field.name), getattr(value, field.name))
+            for field in dataclasses.fields(value)
+            if hasattr(value, field.name)
+        ]
+    if isinstance(value, tuple | list):
+        return [(("item", position), item) for position, item in enumerate(value)]
+    if isinstance(value, dict):
+        return [(("item", key), item) for key, item in value.items()]
+    return None
+
+
+def leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """Every leaf of a nest with the way to it."""
+    inner = children(value)
+    if inner is None:
+        yield path, value
+    else:
+        for step, item in inner:
+            yield from leaves(item, (*path, step))
+
+
+def tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors of a nest."""
+    if isinstance(value, Tensor):
+        yield value
+        return
+    for _, item in children(value) or ():
+        yield from tensors(item)
+
+
+def odd(value: Any) -> Any | None:
+    """The first leaf that is neither a tensor nor a plain constant, None where there is none."""
+    for _, leaf in leaves(value):
+        if not isinstance(leaf, Tensor) and not is_plain(leaf):
+            return leaf
+    return None
+
+
+def rebuilt(value: Any, leaf: Callable[[Any], Any]) -> Any:
+    """The nest with every leaf replaced by `leaf(it)`; containers keep their classes."""
+    if is_record(value):
+        changed = {name: rebuilt(item, leaf) for (_, name), item in children(value) or ()}
+        if isinstance(value, OrderedDict):  # a ModelOutput keeps its fields as items, too
+            return type(value)(**changed)
+        return dataclasses.replace(
+            value, **{f.name: changed[f.name] for f in dataclasses.fields(value) if f.init}
+        )
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(rebuilt(item, leaf) for item in value))
+    if isinstance(value, tuple | list):
+        items = [rebuilt(item, leaf) for item in value]
+        return type(value)(items) if type(value) is not torch.Size else tuple(items)
+    if isinstance(value, dict):
+        items_ = {key: rebuilt(item, leaf) for key, item in value.items()}
+        return items_ if type(value) is dict else type(value)(items_)
+    return leaf(value)

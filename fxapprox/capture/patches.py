@@ -1,0 +1,381 @@
+"""What is replaced in torch while a model is traced: the calls of modules, and what changes state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.amp.autocast_mode import autocast
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ..kinds import Call, recognise
+from .frames import Applied, Foreign, Frame, OddValue, Region
+from .lines import file_of, short
+from .names import can_spell
+from .nests import leaves, tensors
+from .observe import type_name
+from .recorder import Fault, Recorder, _version
+from .tree import contents, snapshot
+
+_call = nn.Module.__call__
+_set = nn.Module.__setattr__
+_apply = torch.autograd.Function.__dict__["apply"].__func__
+
+
+@contextmanager
+def patched(recorder: Recorder) -> Iterator[None]:
+    """Let `recorder` see calls of modules, assignments to them, autograd Functions and autocast regions."""
+    with ExitStack() as stack:
+        for owner, name, value in (
+            (nn.Module, "__call__", lambda *a, **k: _module_call(recorder, *a, **k)),
+            (nn.Module, "__setattr__", lambda m, n, v: _module_set(recorder, m, n, v)),
+            (
+                torch.autograd.Function,
+                "apply",
+                classmethod(lambda c, *a, **k: _function_apply(recorder, c, a, k)),
+            ),
+            (autocast, "__enter__", _autocast_enter(recorder)),
+            (autocast, "__exit__", _autocast_exit(recorder)),
+            (torch.autograd.graph.saved_tensors_hooks, "__enter__", _saved_hooks_enter(recorder)),
+        ):
+            stack.enter_context(_replaced(owner, name, value))
+        yield
+
+
+@contextmanager
+def _replaced(owner: type, name: str, value: Any) -> Iterator[None]:
+    before = owner.__dict__[name]
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
+# ---- modules
+
+
+def is_leaf(module: nn.Module) -> bool:
+    """Whether the module is one operation: a layer of torch without layers inside, or one a kind claims."""
+    if isinstance(module, torch.nn.utils.parametrize.ParametrizationList):
+        return True
+    inner = [name for name in module._modules if name != "parametrizations"]
+    owner = next((cls for cls in type(module).__mro__ if "forward" in cls.__dict__), None)
+    of_torch = owner is not None and owner.__module__.startswith(("torch.nn.", "torch.ao."))
+    return (of_torch and not inner) or recognise(module=module) is not None
+
+
+def _module_call(recorder: Recorder, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    path = recorder.tree.path(module)
+    if path is None or path in recorder.treatment.inline or recorder.seen_running:
+        return _call(module, *args, **kwargs)
+    parent = recorder.top
+    scripted = isinstance(module, torch.jit.ScriptModule)
+    if scripted or is_leaf(module):
+        return _leaf_call(recorder, parent, module, path, args, kwargs)
+    with recorder.running():
+        recorder.check_random()
+        given = _spelled_arguments(recorder, parent, args, kwargs)
+        before = [(operand, _version(operand)) for operand in (*tensors(args), *tensors(kwargs))]
+        containers = [(value, contents(value)) for value in _containers((args, kwargs))]
+        line = recorder.line(parent)
+        frame = Frame(
+            module, path, recorder.tree, parent, path not in recorder.treatment.opaque,
+            torch.is_grad_enabled(), torch.is_inference_mode_enabled(), file=file_of(_author(module)), line=line,
+        )  # fmt: skip
+    result = _frame_call(recorder, frame, args, kwargs)
+    with recorder.running():
+        if any(contents(value) != was for value, was in containers):
+            recorder.want_inline(frame, Fault("changes a list or dict among its arguments", frame.line))
+        if isinstance(result, Tensor) and parent is not None:
+            result = recorder._distinct(result, before)
+        if given is not None and parent is not None and parent.recording:
+            _record_module(recorder, parent, module, given, result, line)
+        elif parent is not None and parent.recording:
+            _inline_or_fault(recorder, parent, frame, args, kwargs, line)
+    return result
+
+
+def _leaf_call(
+    recorder: Recorder,
+    parent: Frame | None,
+    module: nn.Module,
+    path: str,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    with recorder.running():
+        before = [(operand, _version(operand)) for operand in (*tensors(args), *tensors(kwargs))]
+        given = _spelled_arguments(recorder, parent, args, kwargs)
+        line = recorder.line(parent)
+    with recorder.silent():
+        result = _call(module, *args, **kwargs)
+    with recorder.running():
+        if isinstance(result, Tensor) and parent is not None:
+            result = recorder._distinct(result, before)
+        if recorder.observer is not None:
+            _observe_leaf(recorder, parent, module, path, args, kwargs, result, line)
+        if parent is not None and parent.recording:
+            if given is not None:
+                _record_module(recorder, parent, module, given, result, line)
+            else:
+                recorder.fault(parent, f"passes {path} something that a captured forward cannot hold", line)
+    return result
+
+
+def _observe_leaf(
+    recorder: Recorder,
+    parent: Frame | None,
+    module: nn.Module,
+    path: str,
+    args: Any,
+    kwargs: Any,
+    result: Any,
+    line: str | None,
+) -> None:
+    observer, kind = recorder.observer, recognise(module=module)
+    assert observer is not None
+    if kind is not None:
+        observer.site(
+            kind, Call(args, kwargs, module=module), result, id_=path, owner=path,
+            op=type_name(module), number=None, frame=None, source=line,
+        )  # fmt: skip
+    if parent is not None or kind is not None:
+        observer.layer(path, module, args, kwargs, result, path if kind is not None else None)
+
+
+def _spelled_arguments(recorder: Recorder, parent: Frame | None, args: Any, kwargs: Any) -> Any:
+    """The arguments as the parent's graph holds them; None where it does not record or cannot."""
+    if parent is None or not parent.recording:
+        return None
+    try:
+        return parent.spelled(args), parent.spelled(kwargs)
+    except OddValue:
+        return None
+    except Foreign as error:
+        return recorder._with_constants(parent, error, args, kwargs, "passes")
+
+
+def _inline_or_fault(
+    recorder: Recorder, parent: Frame, frame: Frame | None, args: Any, kwargs: Any, line: str | None
+) -> None:
+    """A child was given what text cannot say: record its calls in the parent's forward, next time."""
+    strange = next(
+        (
+            type(leaf).__name__
+            for _, leaf in leaves((args, kwargs))
+            if not isinstance(leaf, Tensor | int | float | str)
+        ),
+        "value",
+    )
+    if frame is None or frame.path in recorder.treatment.opaque or frame.path in recorder.faults:
+        recorder.fault(parent, f"passes a {strange} on, which a captured forward cannot hold", line)
+        return
+    recorder.want_inline(frame, Fault(f"takes a {strange}, which a captured forward cannot hold", frame.line))
+
+
+def _record_module(
+    recorder: Recorder, parent: Frame, module: nn.Module, given: Any, result: Any, line: str | None
+) -> None:
+    below = recorder.tree.module_below(parent.path, module)
+    if below is None:
+        recorder.want_inline(parent, Fault("calls a module that is not inside it", line))
+        return
+    parent.record("call_module", below, *given, result, line)
+    for tensor in tensors(result):
+        recorder._maker.setdefault(id(tensor), parent)
+
+
+def _containers(value: Any) -> Iterator[Any]:
+    """The lists and dicts in a nest, which a callee may change."""
+    if isinstance(value, list | dict):
+        yield value
+    if isinstance(value, list | tuple | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _containers(item)
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
+
+
+def _frame_call(recorder: Recorder, frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run a module with a frame of its own for its forward; hooks around it are not recorded."""
+    module = frame.module
+    if not _has_hooks(module):
+        return _recorded(recorder, frame, lambda: _call(module, *args, **kwargs), args, kwargs)
+    own = module.__dict__.get("forward")
+    forward = module.forward
+
+    def inner(*inner_args: Any, **inner_kwargs: Any) -> Any:
+        return _recorded(
+            recorder, frame, lambda: forward(*inner_args, **inner_kwargs), inner_args, inner_kwargs
+        )
+
+    module.__dict__["forward"] = inner
+    try:
+        with recorder.silent():
+            return _call(module, *args, **kwargs)
+    finally:
+        if own is None:
+            module.__dict__.pop("forward", None)
+        else:
+            module.__dict__["forward"] = own
+
+
+def _author(module: nn.Module) -> type:
+    """The class whose forward this is."""
+    return next((cls for cls in type(module).__mro__ if "forward" in cls.__dict__), type(module))
+
+
+def _recorded(
+    recorder: Recorder, frame: Frame, run: Callable[[], Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    with recorder.running():
+        if frame.recording:
+            frame.bind(args, kwargs)
+        before = snapshot(frame.module)
+    recorder.stack.append(frame)
+    try:
+        result = run()
+        with recorder.running():
+            recorder.check_random()
+            after = snapshot(frame.module)
+            for name, value in after.items():
+                if name != "forward" and before.get(name) != value:
+                    recorder.fault(frame, f"changes self.{name}", frame_line(frame))
+            _close(recorder, frame, result)
+    finally:
+        recorder.stack.pop()
+    recorder.frames.append(frame)
+    return result
+
+
+def frame_line(frame: Frame) -> str | None:
+    """The line where the forward is defined."""
+    code = getattr(_author(frame.module).__dict__["forward"], "__code__", None)
+    return None if code is None else f"{short(code.co_filename)}:{code.co_firstlineno}"
+
+
+def _close(recorder: Recorder, frame: Frame, result: Any) -> None:
+    if not frame.recording:
+        return
+    try:
+        frame.close(result)
+    except OddValue as error:
+        name = type(error.value).__name__
+        recorder.want_inline(
+            frame, Fault(f"returns a {name}, which a captured forward cannot make", frame_line(frame))
+        )
+    except Foreign as error:
+        if recorder._is_constant(error.tensor):
+            frame.constant(error.tensor, error.tensor)
+            _close(recorder, frame, result)
+        else:
+            recorder.cannot_spell(frame, error, "returns")
+
+
+def _module_set(recorder: Recorder, module: nn.Module, name: str, value: Any) -> None:
+    if recorder.top is not None and not recorder.seen_running and recorder.tree.path(module) is not None:
+        try:
+            before = getattr(module, name)
+        except AttributeError:
+            before = recorder  # something that nothing equals
+        if before is not value and contents(before) != contents(value):
+            recorder.fault(recorder.top, f"assigns {name} of a module in its forward")
+    _set(module, name, value)
+
+
+# ---- autograd, autocast
+
+
+def _function_apply(recorder: Recorder, cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    frame = recorder.top
+    if frame is None or recorder.seen_running:
+        return _apply(cls, *args, **kwargs)
+    if cls.__module__.startswith("torch.utils.checkpoint"):
+        recorder.fault(frame, "checkpoints its activations")
+        return _apply(cls, *args, **kwargs)
+
+    def run() -> Any:
+        with recorder.silent():
+            return _apply(cls, *args, **kwargs)
+
+    if not can_spell(cls):
+        recorder.fault(
+            frame, f"applies {cls.__qualname__}, an autograd Function that cannot be imported by name"
+        )
+    return recorder.call(frame, Applied(cls), args, kwargs, run)
+
+
+def _autocast_enter(recorder: Recorder) -> Callable[..., Any]:
+    original = autocast.__dict__["__enter__"]
+
+    def enter(self: autocast) -> Any:
+        result = original(self)
+        if recorder.top is not None and not recorder.seen_running:
+            options = (
+                ("device", self.device), ("dtype", self.fast_dtype), ("enabled", self._enabled),
+                ("cache", self._cache_enabled),
+            )  # fmt: skip
+            recorder.top.regions.append(Region("autocast", options))
+        return result
+
+    return enter
+
+
+def _autocast_exit(recorder: Recorder) -> Callable[..., Any]:
+    original = autocast.__dict__["__exit__"]
+
+    def leave(self: autocast, *error: Any) -> Any:
+        if recorder.top is not None and not recorder.seen_running and recorder.top.regions:
+            recorder.top.regions.pop()
+        return original(self, *error)
+
+    return leave
+
+
+def _saved_hooks_enter(recorder: Recorder) -> Callable[..., Any]:
+    original = torch.autograd.graph.saved_tensors_hooks.__dict__["__enter__"]
+
+    def enter(self: Any) -> Any:
+        if recorder.top is not None and not recorder.seen_running:
+            recorder.fault(recorder.top, "sets saved-tensor hooks, as activation checkpointing does")
+        return original(self)
+
+    return enter
+
+
+# ---- calls that no torch function sees
+
+
+class Unseen(TorchDispatchMode):
+    """Tells the recorder of tensors made by code that reaches the dispatcher unseen: scripted functions,
+    numpy."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self.recorder = recorder
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        recorder = self.recorder
+        if recorder.seen_running or recorder.top is None:
+            return func(*args, **(kwargs or {}))
+        with recorder.running():
+            result = func(*args, **(kwargs or {}))
+        recorder.unseen(result, f"code that a trace cannot look into ({func})")
+        return result

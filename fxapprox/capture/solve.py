@@ -1,0 +1,295 @@
+"""Constants that differ between traces, explained: by the mode, an argument, or the sizes of tensors."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx
+
+from .frames import Frame, TensorFacts, facts_of
+from .nests import Path
+
+# How many earlier results are searched for a size; a constant of a long forward is rarely older.
+REACH = 400
+
+
+@dataclass(frozen=True)
+class Expression:
+    """Source text with holes: `{0}.size(0)` over nodes, constants and other expressions."""
+
+    template: str
+    values: tuple[Any, ...] = ()
+
+
+@dataclass(eq=False)
+class Sample:
+    """One traced call, as a list of nodes."""
+
+    frame: Frame
+    nodes: list[fx.Node] = field(default_factory=list)
+    index: dict[fx.Node, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.nodes = list(self.frame.graph.nodes)
+        self.index = {node: position for position, node in enumerate(self.nodes)}
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One dimension of a tensor: the node that holds it (by position), and its size in each sample."""
+
+    position: int
+    axis: int
+    sizes: tuple[int, ...]
+
+
+def same(values: Sequence[Any]) -> bool:
+    """Whether all constants are equal and of one type (`1` is not `True`, nan is nan)."""
+    first = values[0]
+    return all(
+        type(value) is type(first) and (value == first or (value != value and first != first))
+        for value in values
+    )
+
+
+class Solver:
+    """Explains constants over the samples of one forward. Base names in expressions are of `samples[0]`."""
+
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        self.samples = samples
+        self.training = [sample.frame.training for sample in samples]
+        self.named = samples[0].nodes  # whose names stand in expressions
+        self._placeholders: list[Dimension] | None = None
+
+    def explain(self, values: Sequence[Any], position: int) -> Expression | None:
+        """An expression that gives each sample its own of `values`, for the node at `position`."""
+        if any(isinstance(value, fx.Node) for value in values):
+            return None
+        return (
+            self._by_argument(values)
+            or self._by_mode(values, position, sized=False)
+            or self._by_size(values, position)
+            or self._by_mode(values, position, sized=True)
+        )
+
+    def _by_argument(self, values: Sequence[Any]) -> Expression | None:
+        for number, (node, path, _) in enumerate(self.samples[0].frame.scalars):
+            given = [
+                s.frame.scalars[number][2] if number < len(s.frame.scalars) else None for s in self.samples
+            ]
+            pairs = zip(given, values, strict=True)
+            if not same(given) and all(type(a) is type(b) and a == b for a, b in pairs):
+                return Expression("{0}" + _steps(path), (node,))
+        return None
+
+    def _by_mode(self, values: Sequence[Any], position: int, *, sized: bool) -> Expression | None:
+        if len(set(self.training)) < 2:
+            return None
+        sides = []
+        for mode in (True, False):
+            kept = [number for number, training in enumerate(self.training) if training is mode]
+            chosen = [values[number] for number in kept]
+            if same(chosen):
+                sides.append(chosen[0])
+                continue
+            found = self._within(kept)._by_size(chosen, position) if sized else None
+            if found is None:
+                return None
+            sides.append(found)
+        if sides == [True, False]:
+            return Expression("self.training")
+        if sides == [False, True]:
+            return Expression("not self.training")
+        return Expression("{0} if self.training else {1}", tuple(sides))
+
+    def _within(self, kept: Sequence[int]) -> Solver:
+        """A solver for some of the samples; its expressions name the base's nodes."""
+        part = Solver([self.samples[number] for number in kept])
+        part.named = self.named
+        return part
+
+    # ---- sizes
+
+    def _by_size(self, values: Sequence[Any], position: int) -> Expression | None:
+        if all(isinstance(value, torch.dtype) for value in values):
+            return self._by_dtype(values, position)
+        if all(type(value) is int for value in values):
+            return self._integer(values, position)
+        if all(type(value) is float for value in values):
+            return self._float(values, position)
+        return None
+
+    def _by_dtype(self, values: Sequence[Any], position: int) -> Expression | None:
+        for number in self._search_order(position):
+            facts = [_tensor_facts(sample, number) for sample in self.samples]
+            if all(f is not None and f.dtype == v for f, v in zip(facts, values, strict=True)):
+                return Expression("{0}.dtype", (self.named[number],))
+        return None
+
+    def _integer(self, values: Sequence[int], position: int) -> Expression | None:
+        near = [*self._operands(position), *self._inputs()]
+        far = list(self._before(position))
+        return (
+            self._first(near, values, _equal)
+            or self._first(near, values, _multiple)
+            or self._first(near, values, _shifted)
+            or self._first(far, values, _equal)
+            or self._first(near, values, _quotient)
+            or self._product(near, values)
+            or self._first(far, values, _multiple)
+            or self._first(far, values, _shifted)
+            or self._first(near, values, _affine)
+        )
+
+    def _first(self, dimensions: list[Dimension], values: Sequence[int], fit: Fit) -> Expression | None:
+        """The first dimension that `fit` can make the values of."""
+        for dimension in dimensions:
+            if (text := fit(dimension, values)) is not None:
+                return self._at(dimension, text)
+        return None
+
+    def _at(self, dimension: Dimension, text: str) -> Expression:
+        return Expression(text.replace("{axis}", str(dimension.axis)), (self.named[dimension.position],))
+
+    def _float(self, values: Sequence[float], position: int) -> Expression | None:
+        near = [*self._operands(position), *self._inputs(), *self._before(position)]
+        forms: tuple[tuple[str, Callable[[int], float]], ...] = (
+            ("float({0}.size({axis}))", float),
+            ("1 / {0}.size({axis})", lambda size: 1 / size),
+            ("{0}.size({axis}) ** -0.5", lambda size: size**-0.5),
+            ("{0}.size({axis}) ** 0.5", math.sqrt),
+        )
+        for dimension in near:
+            for text, function in forms:
+                if all(size and function(size) == v for size, v in zip(dimension.sizes, values, strict=True)):
+                    return self._at(dimension, text)
+        return None
+
+    def _product(self, near: list[Dimension], values: Sequence[int]) -> Expression | None:
+        for number, one in enumerate(near):
+            for other in near[number + 1 :]:
+                products = [a * b for a, b in zip(one.sizes, other.sizes, strict=True)]
+                if not all(products) or len({(one.sizes), (other.sizes)}) < 2:
+                    continue
+                factor, rest = divmod(values[0], products[0])
+                if (
+                    factor
+                    and not rest
+                    and all(v == factor * p for v, p in zip(values, products, strict=True))
+                ):
+                    head = f"{factor} * " if factor != 1 else ""
+                    text = head + f"{{0}}.size({one.axis}) * {{1}}.size({other.axis})"
+                    nodes = self.named
+                    return Expression(text, (nodes[one.position], nodes[other.position]))
+        return None
+
+    def _search_order(self, position: int) -> list[int]:
+        near = [d.position for d in (*self._operands(position), *self._inputs())]
+        operands = [self.samples[0].index[n] for n in _nodes(self.samples[0].nodes[position])]
+        inputs = [n for n, node in enumerate(self.samples[0].nodes) if node.op == "placeholder"]
+        return list(
+            dict.fromkeys([*operands, *inputs, *near, *range(position - 1, max(position - REACH, -1), -1)])
+        )
+
+    def _dimensions(self, number: int) -> Iterator[Dimension]:
+        """The dimensions of a node's tensor that vary over the samples."""
+        facts = [_tensor_facts(sample, number) for sample in self.samples]
+        if any(fact is None for fact in facts):
+            return
+        shapes = [fact.shape for fact in facts if fact is not None]
+        if len({len(shape) for shape in shapes}) == 1:
+            for axis, sizes in enumerate(zip(*shapes, strict=True)):
+                if len(set(sizes)) > 1:
+                    yield Dimension(number, axis, sizes)
+
+    def _operands(self, position: int) -> Iterator[Dimension]:
+        base = self.samples[0]
+        for node in _nodes(base.nodes[position]):
+            yield from self._dimensions(base.index[node])
+
+    def _inputs(self) -> list[Dimension]:
+        if self._placeholders is None:
+            found: list[Dimension] = []
+            for number, node in enumerate(self.samples[0].nodes):
+                if node.op == "placeholder" or _is_step_of_input(node):
+                    found.extend(self._dimensions(number))
+            self._placeholders = found
+        return self._placeholders
+
+    def _before(self, position: int) -> Iterator[Dimension]:
+        for number in range(position - 1, max(position - REACH, -1), -1):
+            yield from self._dimensions(number)
+
+
+Fit = Callable[[Dimension, Sequence[int]], "str | None"]
+
+
+def _equal(dimension: Dimension, values: Sequence[int]) -> str | None:
+    return "{0}.size({axis})" if dimension.sizes == tuple(values) else None
+
+
+def _multiple(dimension: Dimension, values: Sequence[int]) -> str | None:
+    sizes = dimension.sizes
+    if not sizes[0] or values[0] % sizes[0] or values[0] == 0:
+        return None
+    factor = values[0] // sizes[0]
+    fits = all(value == factor * size for value, size in zip(values, sizes, strict=True))
+    return f"{factor} * {{0}}.size({{axis}})" if fits else None
+
+
+def _shifted(dimension: Dimension, values: Sequence[int]) -> str | None:
+    shifts = {value - size for value, size in zip(values, dimension.sizes, strict=True)}
+    if len(shifts) != 1:
+        return None
+    shift = shifts.pop()
+    return f"{{0}}.size({{axis}}) {'+' if shift > 0 else '-'} {abs(shift)}"
+
+
+def _quotient(dimension: Dimension, values: Sequence[int]) -> str | None:
+    if not values[0] or dimension.sizes[0] % values[0]:
+        return None
+    divisor = dimension.sizes[0] // values[0]
+    fits = divisor > 1 and all(
+        s % divisor == 0 and s // divisor == v for s, v in zip(dimension.sizes, values, strict=True)
+    )
+    return f"{{0}}.size({{axis}}) // {divisor}" if fits else None
+
+
+def _affine(dimension: Dimension, values: Sequence[int]) -> str | None:
+    pairs = sorted(set(zip(dimension.sizes, values, strict=True)))
+    (size, value), (other_size, other_value) = pairs[0], pairs[-1]
+    if other_size == size or (other_value - value) % (other_size - size):
+        return None
+    slope = (other_value - value) // (other_size - size)
+    shift = value - slope * size
+    if slope == 0 or any(v != slope * s + shift for s, v in pairs):
+        return None
+    return f"{slope} * {{0}}.size({{axis}}) {'+' if shift > 0 else '-'} {abs(shift)}"
+
+
+def _steps(path: Path) -> str:
+    return (
+        "".join(f"[{key!r}]" if kind == "item" else f".{key}" for kind, key in path)
+        .replace("{", "{{")
+        .replace("}", "}}")
+    )
+
+
+def _nodes(node: fx.Node) -> list[fx.Node]:
+    return list(node.all_input_nodes)
+
+
+def _tensor_facts(sample: Sample, number: int) -> TensorFacts | None:
+    value = facts_of(sample.nodes[number]).value if number < len(sample.nodes) else None
+    return value if isinstance(value, TensorFacts) else None
+
+
+def _is_step_of_input(node: fx.Node) -> bool:
+    while node.op == "call_function" and node.target in (getattr, operator.getitem) and node.all_input_nodes:
+        node = node.all_input_nodes[0]
+    return node.op == "placeholder"
