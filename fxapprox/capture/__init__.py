@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ def capture(
 
     A ladder of front-ends: a trace, accepted only after the check against the user's own code; the same
     with the modules at fault left as they are (opaque); where nothing can be traced, the layers that
-    hooks meet. `leaf` names modules (paths or class names) that are not looked into; `front_end` forces
+    hooks meet. `leaf` names modules (globs over paths and class names) that are not looked into; `front_end` forces
     "trace" or "modules".
 
     Raises CaptureError where the model does not run on the inputs (with the user's line), or where the
@@ -81,11 +82,12 @@ def _check_request(model: nn.Module, leaf: Sequence[str], front_end: str | None)
     if front_end is not None and front_end not in FRONT_ENDS:
         raise RequestError(f"unknown front-end {front_end!r}", remedy=one_of(front_end, FRONT_ENDS))
     known = {path for path, _ in model.named_modules() if path}
-    known |= {cls.__name__ for module in model.modules() for cls in type(module).__mro__[:-2]}
-    for name in leaf:
-        if name not in known:
+    known |= {type(module).__name__ for module in model.modules()}
+    for pattern in leaf:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in known):
             raise RequestError(
-                f"leaf {name!r} is neither a module's path nor the class of one", remedy=one_of(name, known)
+                f"leaf {pattern!r} is neither a module's path nor the class of one",
+                remedy=one_of(pattern, known),
             )
 
 
@@ -93,8 +95,6 @@ def _climbed(
     model: nn.Module, inputs: Inputs, leaf: tuple[str, ...], front_end: str | None, clock: _Clock
 ) -> tuple[Traced, tuple[Note, ...]]:
     """The highest rung that holds, and every note on the way."""
-    from .hooks import by_hooks
-
     reason = "asked for"
     if front_end != "modules":
         outcome = _checked_trace(model, inputs, leaf, clock)
@@ -103,6 +103,8 @@ def _climbed(
         if front_end == "trace":
             raise CaptureError(f"the model cannot be traced: {outcome}", remedy='try front_end="modules"')
         reason = outcome
+    from .hooks import by_hooks
+
     with clock.stage("hooks"):
         traced = by_hooks(model, inputs, reason)
     return traced, traced.notes
