@@ -15,6 +15,7 @@ import hashlib
 import sys
 import weakref
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
@@ -65,27 +66,28 @@ class Draw:
 class _Ticket:
     draw: Draw
     fingerprint: bytes
-    segment: weakref.ref[Any] | None
+    segments: tuple[weakref.ref[Any], ...]
     used_in: int | None = None  # the backward pass that repeated it last
 
     @property
     def live(self) -> bool:
         """Whether the forward can still be repeated: torch drops its checkpoint when nothing needs it."""
-        return self.segment is None or self.segment() is not None
+        return not self.segments or any(segment() is not None for segment in self.segments)
 
 
 @dataclass(frozen=True)
 class _Situation:
     """Where a forward pass stands: in a part of the model that will be recomputed, or is being so.
 
-    `segment` is torch's own object for that call of the checkpoint, None where another library's is."""
+    `segments` are torch's own objects for the calls of checkpoints around it, innermost first; none
+    where another library makes the checkpoint."""
 
     opens: bool
     repeats: bool
-    segment: object | None
+    segments: tuple[Any, ...] = ()
 
 
-_PLAIN = _Situation(opens=False, repeats=False, segment=None)
+_PLAIN = _Situation(opens=False, repeats=False)
 
 
 @dataclass
@@ -107,10 +109,9 @@ class SiteStream:
         self._tickets = deque((t for t in self._tickets if t.live), maxlen=TICKETS)
         # with no ticket at all nothing was checkpointed: a first forward that happens inside a backward
         repeats = situation.repeats and len(self._tickets) > 0
-        draw = self._recall(fingerprint, situation.segment) if repeats else self._next()
+        draw = self._recall(fingerprint, situation.segments) if repeats else self._next()
         if situation.opens:
-            segment = None if situation.segment is None else weakref.ref(situation.segment)
-            self._tickets.append(_Ticket(draw, fingerprint, segment))
+            self._tickets.append(_Ticket(draw, fingerprint, tuple(map(weakref.ref, situation.segments))))
         return draw
 
     def _next(self) -> Draw:
@@ -121,15 +122,12 @@ class SiteStream:
         self.number += 1
         return draw
 
-    def _recall(self, fingerprint: bytes, segment: object | None) -> Draw:
+    def _recall(self, fingerprint: bytes, segments: tuple[object, ...]) -> Draw:
         """The draw of the forward that this one repeats.
 
         Among equal inputs: one segment is repeated from front to back, several from the last to the
         first, and a ticket serves once in a backward pass, and again in the next (retain_graph)."""
-        task = _graph_task()
-        matches = [
-            (at, ticket) for at, ticket in enumerate(self._tickets) if ticket.fingerprint == fingerprint
-        ]
+        matches = [ticket for ticket in self._tickets if ticket.fingerprint == fingerprint]
         if not matches:
             raise FxApproxError(
                 "a recomputed forward pass got an input that none of the remembered forward passes had: its "
@@ -138,11 +136,13 @@ class SiteStream:
                 remedy="gradient checkpointing must recompute the same input: keep preserve_rng_state=True, "
                 f"and at most {TICKETS} passes of a layer between its forward and its backward",
             )
-        inside = [(at, t) for at, t in matches if segment and t.segment and t.segment() is segment]
-        if inside:
-            _, ticket = min(inside, key=lambda match: (match[1].used_in == task, match[0]))
-        else:
-            _, ticket = min(matches, key=lambda match: (match[1].used_in == task, -match[0]))
+        inside = (
+            [ticket for ticket in matches if any(held() is segment for held in ticket.segments)]
+            for segment in segments
+        )
+        queue = next(filter(None, inside), matches[::-1])
+        task = _graph_task()
+        ticket = next((ticket for ticket in queue if ticket.used_in != task), queue[0])
         ticket.used_in = task
         return ticket.draw
 
@@ -198,9 +198,9 @@ def _situation() -> _Situation:
         return _PLAIN
     frame, repeats = _checkpoint_frame(hooks[0]) if hooks else (None, False)
     if frame is not None:
-        return _Situation(opens=not repeats, repeats=repeats or backward, segment=frame)
+        return _Situation(opens=not repeats, repeats=repeats or backward, segments=(frame, *_reentrant()))
     opens = not grad or (hooks is not None and not backward)
-    return _Situation(opens, backward, _reentrant_segment())
+    return _Situation(opens, repeats=backward, segments=tuple(_reentrant()))
 
 
 def _checkpoint_frame(pack: Any) -> tuple[object | None, bool]:
@@ -220,16 +220,15 @@ def _checkpoint_frame(pack: Any) -> tuple[object | None, bool]:
     return None, False
 
 
-def _reentrant_segment() -> object | None:
-    """The innermost call of a checkpoint with use_reentrant=True on the Python stack: its `ctx` is the
-    same object in forward and backward."""
+def _reentrant() -> Iterator[object]:
+    """The calls of checkpoints with use_reentrant=True on the Python stack, innermost first: the `ctx`
+    of each, which is the same object in forward and backward."""
     codes = (CheckpointFunction.forward.__code__, CheckpointFunction.backward.__code__)
     at: FrameType | None = sys._getframe()
     while at is not None:
         if at.f_code in codes:
-            return at.f_locals["ctx"]
+            yield at.f_locals["ctx"]
         at = at.f_back
-    return None
 
 
 def _fingerprint(left: Tensor) -> bytes:
