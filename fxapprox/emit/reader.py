@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from torch import Tensor, nn
 
@@ -16,6 +17,7 @@ from .expressions import Argument, Blueprint, Build, Expression, Items, Member, 
 from .imports import Imports
 from .methods import attributes, methods, template
 from .recover import Recovered, constructor, user_class
+from .tidy import tidied
 from .wrappers import wrapped_layer
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
@@ -28,6 +30,10 @@ class Reader:
     `shared` the modules that stand in several places: (path, first path)."""
 
     def __init__(self, model: nn.Module, record: Record, imports: Imports) -> None:
+        tidy = {
+            p: replace(f, source=tidied(f.source, model.get_submodule(p))) for p, f in record.forwards.items()
+        }
+        record = replace(record, forwards=tidy)
         self.model, self.record, self.imports = model, record, imports
         self.blueprints: list[Blueprint] = []
         self.shared: list[tuple[str, str]] = []

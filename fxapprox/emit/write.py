@@ -37,7 +37,7 @@ def write(model: nn.Module, path: str | os.PathLike[str], *, force: bool = False
     taken = {name for forward in record.forwards.values() for name in local_names(forward)}
     imports = Imports(taken, common_dtype(model))
     reader = Reader(model, record, imports)
-    text = file_text(model, record, reader, imports, names)
+    text = file_text(model, reader.record, reader, imports, names)
     with staging(target) as folder:
         try:
             (folder / target.name).write_text(text, encoding="utf-8", newline="\n")
