@@ -17,8 +17,7 @@ def arguments(call: Call, *names: str) -> dict[str, Any]:
 
 def is_weight(tensor: Tensor) -> bool:
     """Whether a tensor is a parameter, or a view of one (`self.weight.t()`)."""
-    base = tensor._base if tensor._is_view() else None
-    return isinstance(tensor, nn.Parameter) or isinstance(base, nn.Parameter)
+    return isinstance(tensor, nn.Parameter) or isinstance(tensor._base, nn.Parameter)
 
 
 def unfit(*operands: Tensor) -> str | None:

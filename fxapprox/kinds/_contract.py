@@ -78,7 +78,7 @@ def contract(
     first, second, out = (list(names) for names in labels)
     shapes = tuple(left.shape), tuple(right.shape)
     sizes = _sizes(shapes, (first, second))
-    flops = 2 * math.prod(sizes.values())
+    flops = 2 * math.prod(list(sizes.values()))
     if reason := unfit(left, right) or _illegible(first, second, out):
         return Refusal(reason, flops, *shapes)
     left, first = _without_broadcast(left, first, sizes)
@@ -100,7 +100,7 @@ def matmul_labels(left: int, right: int) -> tuple[Labels, Labels, Labels]:
     """The names of the dimensions of a matmul of operands of so many; batches count from the right."""
     batch_left, batch_right = range(-left, -2), range(-right, -2)
     rows, columns = ["row"] * (left > 1), ["column"] * (right > 1)
-    batch = max(batch_left, batch_right, key=len)
+    batch = range(-max(left, right), -2)
     return (*batch_left, *rows, "inner"), (*batch_right, "inner", *columns), (*batch, *rows, *columns)
 
 
@@ -178,4 +178,4 @@ def _sizes(shapes: Sequence[Sequence[int]], labels: Sequence[Labels]) -> dict[Ha
 
 
 def _volume(names: Labels, sizes: dict[Hashable, int]) -> int:
-    return math.prod(sizes[name] for name in names)
+    return math.prod([sizes[name] for name in names])

@@ -76,9 +76,10 @@ def _plus(
 ) -> Callable[[Tensor], Tensor]:
     def run(product: Tensor) -> Tensor:
         product = finish(product) if finish else product
+        start = added.to(product.dtype)  # autocast has cast the product, and would have cast this, too
         if beta == 0:  # torch then ignores the values of input, NaN included, and its gradient is 0
-            nothing = added.masked_fill(torch.ones_like(added, dtype=torch.bool), 0)
+            nothing = start.masked_fill(torch.ones_like(start, dtype=torch.bool), 0)
             return torch.add(nothing, product, alpha=alpha)
-        return torch.add(added if beta == 1 else added * beta, product, alpha=alpha)
+        return torch.add(start if beta == 1 else start * beta, product, alpha=alpha)
 
     return run

@@ -137,7 +137,7 @@ def _pairwise(operands: Sequence[Tensor], labels: Sequence[Labels], out: Labels)
     held, flops = set(labels[0]), 0
     for at, names in enumerate(labels[1:], start=1):
         held |= set(names)
-        flops += 2 * math.prod(sizes.get(name, 1) for name in held)
+        flops += 2 * math.prod([sizes.get(name, 1) for name in held])
         later = {*out, *(name for rest in labels[at + 1 :] for name in rest)}
         held &= later
     return flops

@@ -85,4 +85,4 @@ class Linear(OneProduct):
 
 def _finish(result: Tensor, shape: tuple[int, ...], bias: Tensor | None) -> Tensor:
     spread = result.reshape(shape)
-    return spread if bias is None else spread + bias
+    return spread if bias is None else spread + bias.to(spread.dtype)

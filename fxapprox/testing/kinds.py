@@ -92,7 +92,8 @@ def check_operation(operation: Operation) -> None:
             with _named(product):
                 check_product(operation.bilinear, product, first, second, grad)
         if first.numel():
-            check_center(operation.bilinear, first, second)
+            with _named("centre"):
+                check_center(operation.bilinear, first, second)
 
 
 def check_gradients(bilinear: Bilinear, left: Tensor, right: Tensor, bias: Tensor | None) -> None:
@@ -133,8 +134,10 @@ def check_center(bilinear: Bilinear, left: Tensor, right: Tensor) -> None:
     mean = bilinear.center(left)
     spread = mean.expand(left.shape).contiguous()
     short, full = bilinear.forward(mean, right, None), bilinear.forward(spread, right, None)
-    same(short.expand(full.shape), full, "product of the centre")
-    same(bilinear.center(left - spread), torch.zeros_like(mean), "centre of what is centred", scale=left)
+    same(short.expand(full.shape), full, "product of the mean")
+    same(bilinear.center(left - spread), torch.zeros_like(mean), "mean of what is centred", scale=left)
+    ones = torch.ones(bilinear.sizes("forward", tuple(left.shape), tuple(right.shape))[:2])
+    same(bilinear.scale("forward", 0, mean, ones), mean, "mean with factors of 1")
     leaf = left.detach().requires_grad_()
     centre = bilinear.center(leaf)
     grad = torch.randn_like(centre)
@@ -267,8 +270,10 @@ def _strided(tensor: Tensor) -> Tensor:
 
 @contextmanager
 def _named(what: str) -> Iterator[None]:
-    """Put `what` before the message of an assertion that fails inside."""
+    """Put `what` before the message of whatever fails inside."""
     try:
         yield
     except AssertionError as failure:
         raise AssertionError(f"{what}: {failure}") from failure
+    except Exception as failure:
+        raise AssertionError(f"{what}: {type(failure).__name__}: {failure}") from failure
