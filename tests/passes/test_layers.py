@@ -20,7 +20,7 @@ from torch.nn.utils import parametrizations, parametrize
 from fxapprox.choices import Choice
 from fxapprox.choices import Sampled as SampledProduct
 from fxapprox.errors import RequestError
-from fxapprox.kinds import recognise
+from fxapprox.kinds import Call, Operation, Refusal, recognise
 from fxapprox.passes.layers import FunctionSite, Sampled, sample_module, sampled, sampled_function
 from fxapprox.policies.topk import TopK
 
@@ -149,6 +149,25 @@ def test_a_parametrized_weight_is_computed_once_a_forward() -> None:
         assert torch.equal(layer(X), plain(X))
         assert torch.equal(power_steps(layer), power_steps(plain))
     assert torch.equal(copy.deepcopy(layer)(X), layer(X))
+
+
+class Curious(type(recognise(module=nn.Linear(1, 1)))):  # type: ignore[misc]
+    """A kind that looks at the weight more than once."""
+
+    def operation(self, call: Call) -> Operation | Refusal:
+        super().operation(call)
+        return super().operation(call)
+
+
+def test_a_kind_may_look_at_a_parametrized_weight_as_often_as_it_likes() -> None:
+    torch.manual_seed(0)
+    plain = parametrizations.spectral_norm(nn.Linear(20, 10))
+    layer = copy.deepcopy(plain)
+    sample_module(
+        layer, site="l", kind=Curious(), choice=Choice.of_scope("forward", SampledProduct(TopK(), 1.0))
+    )
+    assert torch.equal(layer(X), plain(X))
+    assert torch.equal(power_steps(layer), power_steps(plain))
 
 
 def test_parametrizations_come_and_go_on_a_sampled_layer() -> None:
