@@ -3,9 +3,10 @@
 fast = fxapprox.rewrite(model, (x,), policy="topk", keep=0.5)
 """
 
-from . import emit as _emit  # noqa: F401  (before the names below: a module's name may also be a function's)
+# `plan` and `emit` are functions here and modules in the package: `from fxapprox.plan import …` finds the module
 from . import kinds, policies
 from .api import plan, rewrite, summary
+from .emit import emit
 from .errors import FxApproxError, NothingRewritten
 from .plan import Plan
 from .rules import Rule
@@ -15,6 +16,7 @@ __all__ = [
     "NothingRewritten",
     "Plan",
     "Rule",
+    "emit",
     "kinds",
     "plan",
     "policies",

@@ -101,17 +101,22 @@ def planned(captured: Capture, rules: Sequence[Rule] | Plan) -> Plan:
 def rewritten(captured: Capture, plan: Plan) -> nn.Module:
     """The rewritten copy of a captured model. Raises NothingRewritten with the reasons where the plan
     leaves every site exact."""
+    require_some(plan, captured.origin)
+    from .passes.substitute import substitute
+
+    return substitute(captured, plan)
+
+
+def require_some(plan: Plan, origin: str) -> None:
+    """Raise NothingRewritten with the reasons where the plan leaves every site exact."""
     if not plan.rewritten:
         raise NothingRewritten(
             f"nothing was rewritten: all {len(plan.decisions)} sites stay exact"
             if plan.decisions
             else "nothing was rewritten: the model has no product that fxapprox knows",
-            where=captured.origin,
+            where=origin,
             remedy="\n  ".join(_reasons(plan)) or None,
         )
-    from .passes.substitute import substitute
-
-    return substitute(captured, plan)
 
 
 def check_model(model: object) -> nn.Module:

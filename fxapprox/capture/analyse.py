@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from typing import cast
 
 import networkx as nx
 from torch import nn
 
-from ..sites import Product, ProductName, Site
+from ..sites import PRODUCTS, Product, ProductName, Site
 from ._types import Edge, Operator, SiteCall, Traced
 
 # With a residual stream every earlier block reaches the next layer directly; the latest few say what
@@ -114,8 +113,10 @@ def _weight_identities(calls: Sequence[SiteCall], model: nn.Module) -> dict[str,
 
 
 def _products(call: SiteCall) -> dict[ProductName, Product]:
+    """All three products. One that is never sampled has no pairs to choose from, but costs FLOPs, too."""
     needed = {"forward": True, "grad_input": call.needs_grad[0], "grad_weight": call.needs_grad[1]}
-    return {
-        cast(ProductName, name): Product(pairs, groups, call.flops * call.calls if needed[name] else 0, over)
-        for name, (groups, pairs, over) in call.sizes.items()
-    }
+    products = {}
+    for name in PRODUCTS:
+        groups, pairs, over = call.sizes.get(name, (1, 0, ""))
+        products[name] = Product(pairs, groups, call.flops * call.calls if needed[name] else 0, over)
+    return products
