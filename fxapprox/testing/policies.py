@@ -95,7 +95,11 @@ def check_facts(policy: Policy) -> None:
             f"{name}.{option} = {value!r}: plans are saved as TOML, so options are bool, int, float or str",
         )
     _require(hash(policy) == hash(type(policy)(**options)), f"{name} is not hashed by its options: freeze it")
-    for how, copy in (("options", type(policy)(**options)), ("pickle", pickle.loads(pickle.dumps(policy)))):
+    try:
+        pickled = pickle.loads(pickle.dumps(policy))
+    except Exception as error:
+        raise AssertionError(f"{name} cannot be pickled: define it at the top of a module") from error
+    for how, copy in (("options", type(policy)(**options)), ("pickle", pickled)):
         same = copy == policy and copy.unbiased == policy.unbiased
         _require(same, f"{name} differs after a copy by {how}: {copy!r}")
 
