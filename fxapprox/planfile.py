@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -27,14 +28,29 @@ def save_plan(plan: Plan, path: str | os.PathLike[str], *, force: bool = False) 
     """Write a plan whole or not at all; see Plan.save."""
     path = Path(path)
     text = plan_text(plan)
+    check_plan_target(path, force=force)
     try:
-        if path.exists() and not force and not _is_plan(path):
-            raise RequestError(
-                f"{path} exists and is not a plan", remedy="choose another name, or overwrite it with force"
-            )
-        _write_whole(path, text)
+        write_whole(path, text)
     except OSError as error:
         raise RequestError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def check_plan_target(path: Path, *, force: bool = False) -> None:
+    """Raise RequestError where no plan may be written: something else stands at `path` (unless `force`),
+    or its folder is not there."""
+    try:
+        foreign = path.exists() and not _is_plan(path)
+    except OSError as error:
+        raise RequestError(f"{path} cannot be written: {error.strerror}") from error
+    if foreign and not force:
+        raise RequestError(
+            f"{path} exists and is not a plan", remedy="choose another name, or overwrite it with force"
+        )
+    if not path.parent.is_dir():
+        missing = os.strerror(errno.ENOENT)
+        raise RequestError(
+            f"{path} cannot be written: {missing}", remedy=f"make the folder {path.parent} first"
+        )
 
 
 def _is_plan(path: Path) -> bool:
@@ -42,7 +58,7 @@ def _is_plan(path: Path) -> bool:
         return file.read(len(_FIRST_LINE.encode())) == _FIRST_LINE.encode()
 
 
-def _write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
     """Write beside the target and rename, so that a full disk or a signal leaves the old file."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:

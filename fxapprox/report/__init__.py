@@ -11,10 +11,11 @@ from ..errors import RequestError
 from ..plan import Plan
 from ..record import record_of
 from .console import columns, text_of
-from .facts import facts
+from .drawing import draw
+from .facts import facts, undecided
 from .tables import summary_table
 
-__all__ = ["Summary", "facts", "summary"]
+__all__ = ["Summary", "draw", "facts", "summary", "undecided"]
 
 
 @dataclass(frozen=True, repr=False)

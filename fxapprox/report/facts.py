@@ -10,10 +10,10 @@ from typing import Any, Protocol, cast
 
 import torch
 
-from ..capture._types import Edge, Note, Operator
+from ..capture._types import Capture, Edge, Note, Operator
 from ..choices import Choice, Sampled, Treatment
 from ..kinds import kinds
-from ..plan import Decision, Plan, PlanWarning
+from ..plan import Decision, Plan, PlanWarning, fingerprint
 from ..policies import policies
 from ..rules import Explanation, Match
 from ..sites import PRODUCTS, ProductName, Site
@@ -40,13 +40,18 @@ class Captured(Protocol):
 
 
 def facts(
-    plan: Plan, captured: Captured | None = None, *, warnings: Iterable[PlanWarning] = ()
+    plan: Plan,
+    captured: Captured | None = None,
+    *,
+    warnings: Iterable[PlanWarning] = (),
+    decided: bool = True,
 ) -> dict[str, Any]:
     """All that a summary prints, JSON-able.
 
     FLOPs are of one training step on the example inputs, 2 per multiply-add. `captured` (a Capture, or
     a rewritten model's Record) adds the model's FLOPs outside sites, the rung and the notes; with a
-    plan alone these are None. `warnings` are said in addition to the plan's own."""
+    plan alone these are None. `warnings` are said in addition to the plan's own.
+    `decided` is False for a plan that nobody asked for (`undecided`)."""
     sites = [site_facts(decision) for decision in plan.decisions]
     said = dict.fromkeys([*plan.warnings, *warnings])
     return {
@@ -55,6 +60,7 @@ def facts(
         "model": plan.model,
         "fingerprint": plan.fingerprint,
         "unit": UNIT,
+        "decided": decided,
         "rung": captured.rung if captured else None,
         "seconds": dict(captured.seconds) if captured else None,
         "totals": _totals(sites, captured.total_flops if captured else None),
@@ -62,6 +68,12 @@ def facts(
         "notes": [dataclasses.asdict(note) for note in captured.notes] if captured else [],
         "warnings": [dataclasses.asdict(warning) for warning in said],
     }
+
+
+def undecided(captured: Capture) -> Plan:
+    """A plan that leaves every site as it is: to look at a model before anything is asked for."""
+    decisions = tuple(Decision(site, None, None, site.refusal or "") for site in captured.sites)
+    return Plan(captured.origin, fingerprint(captured.sites, captured.origin), decisions)
 
 
 def site_facts(decision: Decision) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from os import PathLike
 from typing import Any
 
 from rich.console import Group as Stack
@@ -22,20 +23,29 @@ Facts = Mapping[str, Any]
 
 
 def summary_table(
-    told: Facts, width: int, *, every: bool = False, next_command: str | None = None
+    told: Facts,
+    width: int,
+    *,
+    every: bool = False,
+    written: Sequence[str | PathLike[str]] = (),
+    next_step: str | None = None,
 ) -> RenderableType:
-    """All of `facts()` at this width. `every` prints a row for each site instead of grouping equals."""
+    """All of `facts()` at this width. `every` prints a row for each site instead of grouping equals;
+    `written` are files made of it, `next_step` is what to type now."""
     chosen = [site for site in told["sites"] if site["rewritten"]]
     left = [site for site in told["sites"] if not site["rewritten"]]
-    parts: list[RenderableType] = [heading(told)]
-    parts.append(Text(""))
+    parts: list[RenderableType] = [heading(told), Text("")]
     if chosen:
         parts.append(_rewritten(_rows(chosen, every), width))
-    if left:
+    if left and told["decided"]:
         parts.append(_left(_rows(left, every), width, titled=bool(chosen)))
+    elif left:
+        parts.append(_found(_rows(left, every), width, told["totals"]))
     parts += [totals(told), *_notes(told), *_warnings(told)]
-    if next_command:
-        parts.append(Text(f"\nnext: {next_command}"))
+    if written:
+        parts.append(Text(f"\nwrote {', '.join(map(str, written))}"))
+    if next_step:
+        parts.append(Text(f"\nnext: {next_step}", overflow="fold"))
     return Stack(*parts)
 
 
@@ -43,9 +53,9 @@ def heading(told: Facts) -> Text:
     total = told["totals"]
     text = Text(told["model"], style="bold")
     text.append(f" · {_count(total['sites'], 'site')}", style="not bold")
-    text.append(
-        f" · {total['rewritten']} rewritten, {total['sites'] - total['rewritten']} left exact", "not bold"
-    )
+    if told["decided"]:
+        left = total["sites"] - total["rewritten"]
+        text.append(f" · {total['rewritten']} rewritten, {left} left exact", "not bold")
     if told["rung"]:
         text.append(f" · captured by {told['rung']}", "not bold")
     text.append(f"\n{told['unit']}, one training step on the example inputs", style="not bold dim")
@@ -196,6 +206,33 @@ def _left(rows: list[Group[Facts]], width: int, *, titled: bool) -> RenderableTy
         else:
             table.add_row(_name(row).append(f"\n{first['kind']} {_sizes(first)}", "dim"), flops, *why)
     return Stack(Text(""), table) if titled else table
+
+
+def _found(rows: list[Group[Facts]], width: int, total: Facts) -> Table:
+    """The sites of a model about which nothing was decided."""
+    table = _grid(width)
+    wide = width >= WIDE
+    whole = total["model_flops"] or total["site_flops"]
+    table.add_column("site", overflow="fold", ratio=2)
+    if wide:
+        table.add_column("kind", no_wrap=True)
+        table.add_column("sizes", overflow="fold")
+    table.add_column("depth", no_wrap=True, justify="right")
+    table.add_column("FLOPs", no_wrap=True, justify="right")
+    table.add_column("share", no_wrap=True, justify="right")
+    if wide:
+        table.add_column("source, why never sampled", overflow="fold", ratio=2)
+    for row in rows:
+        first = row.items[0]
+        flops = sum(site["flops"] for site in row.items)
+        counts = [merged([str(site["depth"]) for site in row.items]), amount(flops), percent(flops, whole)]
+        remarks = [text for text in (first["source"], first["reason"] and _why(row)) if text]
+        if wide:
+            table.add_row(_name(row), first["kind"], _sizes(first), *counts, "\n".join(remarks))
+        else:
+            below = "\n".join([f"{first['kind']} {_sizes(first)}", *remarks[-1:] * bool(first["reason"])])
+            table.add_row(_name(row).append(f"\n{below}", "dim"), *counts)
+    return table
 
 
 def _why(row: Group[Facts]) -> str:

@@ -312,7 +312,8 @@ def _framed(
         item.x, item.y = item.x - left, item.y - top
     lines = [(line, tuple((x - left, y - top) for x, y in points)) for line, points in drawn]
     height = max(ys, default=0.0) - top
-    entry, leave = {}, {}
+    entry: dict[str, float] = {}
+    leave: dict[str, float] = {}
     for row, ports, border in ((grid[0], entry, 0.0), (grid[-1], leave, height)):
         for name in row:
             line, item = name.partition("\0")[0], items[name]

@@ -100,7 +100,7 @@ def _legend(told: Mapping[str, Any], colours: Mapping[str, str], most: int, whol
         x, colour = 12 + 5 * step, fill(step * step, 23 * 23)
         yield f'<rect x="{x}" y="46" width="5.5" height="10" fill="{colour}"/>'
     yield _caption(140, 55, f"share of the training FLOPs, up to {percent(most, whole)}")
-    yield f'<rect x="400" y="46" width="18" height="10" fill="white" stroke="{EXACT}" stroke-dasharray="4 3"/>'
+    yield f'<rect x="400" y="46" width="18" height="10" fill="none" stroke="{EXACT}" stroke-dasharray="4"/>'
     yield _caption(424, 55, "left exact")
     for number, (text, colour) in enumerate(colours.items()):
         y = 60 + LINE * number

@@ -1,0 +1,95 @@
+"""From a request to a captured model and a plan: what rewrite, inspect and explain begin with."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from ._options import Asked
+from ._running import step
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fxapprox.capture._types import Capture
+    from fxapprox.plan import Plan
+    from fxapprox.rules import Rule
+
+
+def decision_rules(asked: Asked) -> Sequence[Rule] | Plan:
+    """The rules or the plan that the request names. Raises RequestError where it names none, or two."""
+    with step("starting torch"):
+        from fxapprox.errors import RequestError
+        from fxapprox.plan import Plan
+        from fxapprox.rules import load_rules, rules_from
+
+    given = [*asked.shorthand[:1], *(["--rules"] if asked.rules else []), *(["--plan"] if asked.plan else [])]
+    if not given:
+        raise RequestError(
+            "nothing says what to sample", remedy="give --policy topk, or --rules FILE, or --plan FILE"
+        )
+    if len(given) > 1:
+        raise RequestError(
+            f"{' and '.join(given)} cannot be given together", remedy="put everything into the rules file"
+        )
+    if asked.plan:
+        return Plan.load(asked.plan)
+    if asked.rules:
+        return load_rules(asked.rules)
+    return rules_from(
+        policy=asked.policy,
+        keep=asked.keep,
+        min_k=asked.min_k,
+        scope=asked.scope,
+        center=asked.center or None,
+        options=dict(_key_and_value(text) for text in asked.option),
+    )
+
+
+def _key_and_value(text: str) -> tuple[str, Any]:
+    """`KEY=VALUE`; the value as in a rules file where it reads as one, else as a word."""
+    from fxapprox.errors import RequestError
+
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise RequestError(f"--option {text!r} is not KEY=VALUE", remedy="for example: --option scale=none")
+    import tomlkit
+    from tomlkit.exceptions import TOMLKitError
+
+    try:
+        return key, tomlkit.parse(f"value = {value}").unwrap()["value"]
+    except TOMLKitError:
+        return key, value
+
+
+@contextlib.contextmanager
+def captured(asked: Asked) -> Iterator[Capture]:
+    """The model, captured. Its folder stays on sys.path for the block: its forward may import, too."""
+    with step("starting torch"):
+        import torch
+
+        from fxapprox.api import check_model
+        from fxapprox.capture import capture
+        from fxapprox.capture.importing import importable
+        from fxapprox.capture.inputs import parse_inputs
+        from fxapprox.capture.load import load
+        from fxapprox.errors import RequestError
+
+    given = parse_inputs(asked.input, asked.seed) if asked.input else None
+    torch.manual_seed(asked.seed)
+    with step(f"loading {asked.model}"):
+        loaded = load(asked.model, example_inputs=given is None)
+    inputs = given or loaded.inputs
+    if inputs is None:
+        raise RequestError(
+            "there are no example inputs",
+            remedy="give --input 32x3x32x32 (once for each), or write example_inputs() in the model's file",
+        )
+    check_model(loaded.model)
+    with importable(loaded.folder):
+        with step("capturing the model"):
+            found = capture(
+                loaded.model, inputs, origin=loaded.origin, leaf=tuple(asked.leaf), front_end=asked.front_end
+            )
+        yield found

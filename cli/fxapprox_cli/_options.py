@@ -1,0 +1,164 @@
+"""The options that commands share, each written once."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+MODEL_HELP = (
+    "path/to/model.py, path/to/model.py:name or package.module:name. The name is a module instance, a "
+    "module class or a function without arguments; it may be left out where the file holds one model."
+)
+_WHAT = "What is sampled"
+_CAPTURE = "How the model is run"
+_OUTPUT = "Output"
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
+Policy = Annotated[
+    str | None,
+    typer.Option(
+        help="One rule over every site: this policy (see: fxapprox policies).", rich_help_panel=_WHAT
+    ),
+]
+Keep = Annotated[
+    float | None,
+    typer.Option(
+        help="Share of the column-row pairs kept, 0 < keep ≤ 1. Default: 0.5.", rich_help_panel=_WHAT
+    ),
+]
+Scope = Annotated[
+    str | None,
+    typer.Option(
+        help="Which products are sampled: forward, backward, grad-weight, straight-through."
+        " Default: forward.",
+        rich_help_panel=_WHAT,
+    ),
+]
+MinK = Annotated[
+    int | None, typer.Option(help="Least number of pairs kept. Default: 1.", rich_help_panel=_WHAT)
+]
+Center = Annotated[
+    bool, typer.Option("--center", help="Sample around the mean, which is exact.", rich_help_panel=_WHAT)
+]
+PolicyOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option",
+        metavar="KEY=VALUE",
+        help="An option of the policy's own; repeatable.",
+        rich_help_panel=_WHAT,
+    ),
+]
+Rules = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="A rules file: rules are tried top to bottom, the first that matches a site decides.",
+        rich_help_panel=_WHAT,
+    ),
+]
+PlanFile = Annotated[
+    Path | None,
+    typer.Option("--plan", metavar="FILE", help="A saved plan, for this model.", rich_help_panel=_WHAT),
+]
+Input = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        metavar="[NAME=]SHAPE[:DTYPE]",
+        help="An example input: 32x3x32x32, or 8x16:int64:0..999 for indices; with NAME= a keyword input. "
+        "Repeatable, in the order of the model's inputs. Default: the file's example_inputs().",
+        rich_help_panel=_CAPTURE,
+    ),
+]
+Leaf = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="Do not look into this module (a path or a class; globs); repeatable.",
+        rich_help_panel=_CAPTURE,
+    ),
+]
+FrontEnd = Annotated[
+    str | None,
+    typer.Option(help="Force how the model is captured: trace or modules.", rich_help_panel=_CAPTURE),
+]
+Seed = Annotated[
+    int, typer.Option(help="Seed of the weights and of --input's values.", rich_help_panel=_CAPTURE)
+]
+Force = Annotated[
+    bool,
+    typer.Option("--force", help="Write over a file that fxapprox did not write.", rich_help_panel=_OUTPUT),
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="The same facts as JSON, for scripts.", rich_help_panel=_OUTPUT)
+]
+AllSites = Annotated[
+    bool,
+    typer.Option(
+        "--all-sites", help="A row for each site; equal ones are not grouped.", rich_help_panel=_OUTPUT
+    ),
+]
+Debug = Annotated[
+    bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=_OUTPUT)
+]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a command was asked to do with a model: the shared options."""
+
+    model: str
+    policy: str | None = None
+    keep: float | None = None
+    scope: str | None = None
+    min_k: int | None = None
+    center: bool = False
+    option: list[str] = field(default_factory=list)
+    rules: Path | None = None
+    plan: Path | None = None
+    input: list[str] = field(default_factory=list)
+    leaf: list[str] = field(default_factory=list)
+    front_end: str | None = None
+    seed: int = 0
+
+    @classmethod
+    def of(cls, model: str, **options: Any) -> Asked:
+        """Of a command's options; None stands for those not given."""
+        return cls(model, **{key: value for key, value in options.items() if value is not None})
+
+    @property
+    def shorthand(self) -> list[str]:
+        """The options given of the one rule over every site."""
+        names = ("policy", "keep", "scope", "min_k", "center", "option")
+        return [_spelled(name) for name in names if getattr(self, name) not in (None, False, [])]
+
+    @property
+    def decides(self) -> bool:
+        """Whether anything says what is sampled."""
+        return bool(self.shorthand or self.rules or self.plan)
+
+    def words(self, *, choice: bool = True) -> str:
+        """The request as it is typed, without or with what is sampled."""
+        left_out = () if choice else ("policy", "keep", "scope", "min_k", "center", "option", "rules", "plan")
+        told: list[str] = [self.model]
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if (
+                one.name == "model"
+                or one.name in left_out
+                or value in (None, False, [])
+                or value == one.default
+            ):
+                continue
+            for each in value if isinstance(value, list) else [value]:
+                told += [_spelled(one.name)] if each is True else [_spelled(one.name), str(each)]
+        return shlex.join(told)
+
+
+def _spelled(name: str) -> str:
+    return "--" + name.replace("_", "-")

@@ -1,0 +1,79 @@
+"""`fxapprox inspect`: what is in a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, TextIO
+
+import typer
+
+from . import _options as o
+from ._model import captured, decision_rules
+from ._running import command, show, show_json, step
+
+Graph = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Draw the graph: .svg, .html (zoom, search, details) or .dot (graphviz).",
+        rich_help_panel="Output",
+    ),
+]
+
+
+@command
+def inspect(
+    out: TextIO,
+    model: o.Model,
+    *,
+    policy: o.Policy = None,
+    keep: o.Keep = None,
+    scope: o.Scope = None,
+    min_k: o.MinK = None,
+    center: o.Center = False,
+    option: o.PolicyOption = None,
+    rules: o.Rules = None,
+    plan: o.PlanFile = None,
+    input: o.Input = None,
+    leaf: o.Leaf = None,
+    front_end: o.FrontEnd = None,
+    seed: o.Seed = 0,
+    graph: Graph = None,
+    force: o.Force = False,
+    json: o.Json = False,
+    all_sites: o.AllSites = False,
+) -> None:
+    """Show what is in a model: its sites, their FLOPs, sizes and depth; write nothing.
+
+    A site is one contraction: a linear layer, a convolution, a matmul … With --policy, --rules or
+    --plan the table and the drawing also show what would be rewritten.
+
+    Examples:
+      fxapprox inspect model.py --input 32x3x32x32
+      fxapprox inspect model.py:Net --graph net.svg
+      fxapprox inspect model.py:Net --rules rules.toml --graph net.html
+    """
+    asked = o.Asked.of(
+        model, policy=policy, keep=keep, scope=scope, min_k=min_k, center=center, option=option, rules=rules,
+        plan=plan, input=input, leaf=leaf, front_end=front_end, seed=seed,
+    )  # fmt: skip
+    wanted = decision_rules(asked) if asked.decides else None
+    from fxapprox.api import planned
+    from fxapprox.report import draw, facts, undecided
+    from fxapprox.report.drawing import check_target
+    from fxapprox.report.tables import summary_table
+
+    if graph:
+        check_target(graph, force=force)
+    with captured(asked) as found:
+        decided = undecided(found) if wanted is None else planned(found, wanted)
+    told = facts(decided, found, decided=wanted is not None)
+    written = []
+    if graph:
+        with step(f"drawing {graph}"):
+            written = [draw(told, found, graph, force=force)]
+    if json:
+        show_json(out, told | {"written": [str(path) for path in written]})
+        return
+    following = f"fxapprox rewrite {asked.words()}{'' if asked.decides else ' --policy topk'} --dry-run"
+    show(out, lambda width: summary_table(told, width, every=all_sites, written=written, next_step=following))
