@@ -3,7 +3,7 @@
 fast = fxapprox.rewrite(model, (x,), policy="topk", keep=0.5)
 """
 
-# `plan` and `emit` are functions here and modules in the package: `from fxapprox.plan import …` finds the module
+# `plan` and `emit` are functions here and modules, too: `from fxapprox.plan import Plan` finds the module
 from . import kinds, policies
 from .api import plan, rewrite, summary
 from .emit import emit
