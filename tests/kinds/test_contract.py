@@ -12,7 +12,8 @@ from fxapprox.kinds import Call, Kind, Operation, Refusal, kinds
 from fxapprox.kinds._bilinear import AxisBilinear
 from fxapprox.kinds._contract import MatrixProduct
 from fxapprox.kinds.matmul import Matmul
-from fxapprox.testing.kinds import check_kind, exact_product
+from fxapprox.testing import check_kind
+from fxapprox.testing.kinds import exact_product
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'", "ignore:LSTM with projections")
 

@@ -203,3 +203,14 @@ def test_a_result_written_in_place_is_refused() -> None:
         "it writes its result into out=, a tensor that exists already, of (5, 5)"
     )
     assert torch.equal(out, X @ X.t())
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+def test_a_weight_normed_layer_of_the_older_form() -> None:
+    layer = torch.nn.utils.weight_norm(nn.Conv1d(4, 5, 3))  # a hook sets a plain tensor as the weight
+    x = torch.randn(2, 4, 8)
+    wanted = layer(x)
+    result, parts = parts_of(layer, x)
+    assert torch.equal(result, wanted)
+    assert operation_of(layer, x).weight
+    assert list(parts) == [""]
