@@ -17,6 +17,7 @@ __all__ = [
     "Plan",
     "Rule",
     "emit",
+    "emit",
     "kinds",
     "plan",
     "policies",
