@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -37,7 +38,8 @@ def capture(
     forced front-end fails; RequestError for an unknown front-end or leaf."""
     _check_request(model, leaf, front_end)
     clock = _Clock()
-    traced, notes = _climbed(model, inputs, tuple(leaf), front_end, clock)
+    with _quiet():
+        traced, notes = _climbed(model, inputs, tuple(leaf), front_end, clock)
     with clock.stage("analyse"):
         from .analyse import sites_of  # networkx is not needed before there is a graph
 
@@ -61,6 +63,19 @@ def capture(
         total_flops=sum(site.flops for site in sites) + outside,
         seconds=clock.seconds,
     )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No traceback in the log for an operation that fails on fake tensors: a probe with another size may,
+    and a model that does not run on its inputs is told once, at the user's line."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 @dataclass
