@@ -77,11 +77,6 @@ def copied_model(model: nn.Module, convert: Convert) -> nn.Module:
     return replica
 
 
-def fakes() -> FakeTensorMode:
-    """The mode that traces run in. Tensors from outside the model (global constants) may be real."""
-    return FakeTensorMode(allow_non_fake_inputs=True, static_shapes=True)
-
-
 def resized(tensor: Tensor, sizes: Mapping[int, int]) -> Tensor:
     """A tensor of the same values with some dimensions made longer, by repeating the last slices."""
     for dimension, size in sizes.items():

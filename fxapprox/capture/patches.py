@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.amp.autocast_mode import autocast
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..kinds import Call, recognise
+from ..kinds import Call
 from .frames import Applied, Foreign, Frame, OddValue, Region
 from .lines import file_of, short
 from .names import can_spell
@@ -58,14 +57,14 @@ def _replaced(owner: type, name: str, value: Any) -> Iterator[None]:
 # ---- modules
 
 
-def is_leaf(module: nn.Module) -> bool:
+def is_leaf(recorder: Recorder, module: nn.Module) -> bool:
     """Whether the module is one operation: a layer of torch without layers inside, or one a kind claims."""
     if isinstance(module, torch.nn.utils.parametrize.ParametrizationList):
         return True
     inner = [name for name in module._modules if name != "parametrizations"]
     owner = next((cls for cls in type(module).__mro__ if "forward" in cls.__dict__), None)
     of_torch = owner is not None and owner.__module__.startswith(("torch.nn.", "torch.ao."))
-    return (of_torch and not inner) or recognise(module=module) is not None
+    return (of_torch and not inner) or recorder.layer_kind(module) is not None
 
 
 def _module_call(recorder: Recorder, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -74,7 +73,7 @@ def _module_call(recorder: Recorder, module: nn.Module, *args: Any, **kwargs: An
         return _call(module, *args, **kwargs)
     parent = recorder.top
     scripted = isinstance(module, torch.jit.ScriptModule)
-    if scripted or is_leaf(module):
+    if scripted or is_leaf(recorder, module):
         return _leaf_call(recorder, parent, module, path, args, kwargs)
     with recorder.running():
         recorder.check_random()
@@ -136,7 +135,7 @@ def _observe_leaf(
     result: Any,
     line: str | None,
 ) -> None:
-    observer, kind = recorder.observer, recognise(module=module)
+    observer, kind = recorder.observer, recorder.layer_kind(module)
     assert observer is not None
     if kind is not None:
         observer.site(
@@ -251,6 +250,7 @@ def _recorded(
             after = snapshot(frame.module)
             for name, value in after.items():
                 if name != "forward" and before.get(name) != value:
+                    recorder.changed_modules = True
                     recorder.fault(frame, f"changes self.{name}", frame_line(frame))
             _close(recorder, frame, result)
     finally:
@@ -290,6 +290,7 @@ def _module_set(recorder: Recorder, module: nn.Module, name: str, value: Any) ->
         except AttributeError:
             before = recorder  # something that nothing equals
         if before is not value and contents(before) != contents(value):
+            recorder.changed_modules = True
             recorder.fault(recorder.top, f"assigns {name} of a module in its forward")
     _set(module, name, value)
 
@@ -313,7 +314,8 @@ def _function_apply(recorder: Recorder, cls: type, args: tuple[Any, ...], kwargs
         recorder.fault(
             frame, f"applies {cls.__qualname__}, an autograd Function that cannot be imported by name"
         )
-    return recorder.call(frame, Applied(cls), args, kwargs, run)
+    with recorder.running():
+        return recorder.call(frame, Applied(cls), args, kwargs, run)
 
 
 def _autocast_enter(recorder: Recorder) -> Callable[..., Any]:
@@ -352,30 +354,3 @@ def _saved_hooks_enter(recorder: Recorder) -> Callable[..., Any]:
         return original(self)
 
     return enter
-
-
-# ---- calls that no torch function sees
-
-
-class Unseen(TorchDispatchMode):
-    """Tells the recorder of tensors made by code that reaches the dispatcher unseen: scripted functions,
-    numpy."""
-
-    def __init__(self, recorder: Recorder) -> None:
-        super().__init__()
-        self.recorder = recorder
-
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        recorder = self.recorder
-        if recorder.seen_running or recorder.top is None:
-            return func(*args, **(kwargs or {}))
-        with recorder.running():
-            result = func(*args, **(kwargs or {}))
-        recorder.unseen(result, f"code that a trace cannot look into ({func})")
-        return result

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ._types import Inputs
@@ -64,12 +63,15 @@ def _stride(side: int) -> int:
 
 
 def _changed(inputs: Inputs, sizes: Any) -> Inputs:
+    made: dict[int, Tensor] = {}  # a tensor that is passed twice stays one
+
     def leaf(value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
-        with torch.no_grad():
-            made = resized(value, sizes(value)) if sizes(value) else value
-        return made.detach().requires_grad_(value.requires_grad)
+        if id(value) not in made:
+            changed = resized(value.detach(), sizes(value))
+            made[id(value)] = changed.requires_grad_(value.requires_grad)
+        return made[id(value)]
 
     args, kwargs = rebuilt((inputs.args, dict(inputs.kwargs or {})), leaf)
     return Inputs(args, kwargs)

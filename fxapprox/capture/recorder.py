@@ -109,6 +109,8 @@ class Recorder(TorchFunctionMode):
         self.seen_running = 0  # > 0 while a call that was seen runs
         self.outermost: FrameType | None = None
         self._kinds: dict[int, tuple[Any, Kind | None]] = {}
+        self._layer_kinds: dict[type, Kind | None] = {}
+        self.changed_modules = False  # attributes of a module were assigned or changed
         self._maker: dict[int, Frame] = {}
         self._unseen: dict[int, str] = {}
         self._data_shaped: set[int] = set()
@@ -211,6 +213,13 @@ class Recorder(TorchFunctionMode):
         if found is None or found[0] is not function:
             found = self._kinds[id(function)] = (function, recognise(function=function))
         return found[1]
+
+    def layer_kind(self, module: nn.Module) -> Kind | None:
+        """The kind that claims this layer, looked up once a class."""
+        cls = type(module)
+        if cls not in self._layer_kinds:
+            self._layer_kinds[cls] = recognise(module=module)
+        return self._layer_kinds[cls]
 
     def __torch_function__(
         self,

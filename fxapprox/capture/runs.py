@@ -1,10 +1,10 @@
-"""One run of the model under the recorder, on fake tensors or real ones."""
+"""Runs of the model under the recorder, on fake tensors or real ones."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,14 +13,15 @@ from torch import nn
 
 from ..errors import CaptureError
 from ._types import Inputs
-from .copies import clone, copied, copied_model, fake_by, fakes
+from .copies import clone, copied, copied_model, fake_by
 from .frames import Frame
 from .lines import raised_at
 from .observe import Observer
-from .patches import Unseen, patched
+from .patches import patched
 from .recorder import Fault, Recorder, Treatment
 from .rng import kept_random_state, seed_all
 from .tree import Tree
+from .unseen import Unseen, WatchedFakes
 
 
 @dataclass
@@ -32,49 +33,61 @@ class Run:
     faults: dict[str, Fault]
     inline_wanted: set[str]
     observer: Observer | None
-    real: bool
     error: Exception | None = None
     error_line: str | None = None
 
 
-def run(
-    model: nn.Module, inputs: Inputs, treatment: Treatment, *, training: bool, real: bool, observe: bool
-) -> Run:
-    """Run a copy of the model and record it. An exception of the model's is kept in `error`.
+class Workshop:
+    """The user's model and a copy of it to run: one of fake tensors for all runs, unless a run changed
+    attributes of its modules; a fresh real one for each run on real tensors."""
 
-    `model`, `inputs` and the global random states stay as they are."""
-    mode = None if real else fakes()
-    convert = clone if mode is None else fake_by(mode)
-    with kept_random_state():
-        replica = copied_model(model, convert)
-        args, kwargs = copied((inputs.args, dict(inputs.kwargs or {})), convert)
-        replica.train(training)
-        seed_all(0)
-        tree = Tree(replica)
-        observer = Observer(tree) if observe else None
-        recorder = Recorder(tree, treatment, observer)
-        found = Run(training, {}, recorder.faults, recorder.inline_wanted, observer, real)
-        recorder.outermost = sys._getframe()
-        with _tracing(recorder, mode):
-            try:
-                replica(*args, **kwargs)
-            except Exception as error:
-                found.error = error
-                found.error_line = raised_at(error)
-    for frame in recorder.frames:
-        found.frames.setdefault(frame.path, []).append(frame)
-    return found
+    def __init__(self, model: nn.Module, *, real: bool) -> None:
+        self.model, self.real = model, real
+        self._mode = None if real else WatchedFakes()
+        self._replica: nn.Module | None = None
+        self._tree: Tree | None = None
+
+    def run(self, inputs: Inputs, treatment: Treatment, *, training: bool, observe: bool = False) -> Run:
+        """Run the copy and record it. An exception of the model's is kept in `error`.
+
+        The user's model, the inputs and the global random states stay as they are."""
+        with kept_random_state():
+            convert = clone if self._mode is None else fake_by(self._mode)
+            if self._replica is None or self.real:
+                self._replica = copied_model(self.model, convert)
+                self._tree = Tree(self._replica)
+            assert self._tree is not None
+            args, kwargs = copied((inputs.args, dict(inputs.kwargs or {})), convert)
+            self._replica.train(training)
+            seed_all(0)
+            observer = Observer(self._tree) if observe else None
+            recorder = Recorder(self._tree, treatment, observer)
+            found = Run(training, {}, recorder.faults, recorder.inline_wanted, observer)
+            with _tracing(recorder, self._mode):
+                try:
+                    _outermost(recorder, self._replica, args, kwargs)
+                except Exception as error:
+                    found.error, found.error_line = error, raised_at(error)
+        if recorder.changed_modules or found.error is not None:
+            self._replica = None
+        for frame in recorder.frames:
+            found.frames.setdefault(frame.path, []).append(frame)
+        return found
+
+
+def _outermost(recorder: Recorder, model: nn.Module, args: Any, kwargs: Any) -> None:
+    recorder.outermost = sys._getframe()  # the search for a user's line ends here
+    model(*args, **kwargs)
 
 
 @contextmanager
-def _tracing(recorder: Recorder, mode: Any) -> Iterator[None]:
+def _tracing(recorder: Recorder, mode: WatchedFakes | None) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
         if "torch._dynamo" in sys.modules:  # parts that the user compiled run eagerly
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(patched(recorder))
-        stack.enter_context(mode if mode is not None else nullcontext())
-        stack.enter_context(Unseen(recorder))
+        stack.enter_context(mode.watched(recorder) if mode is not None else Unseen(recorder))
         stack.enter_context(recorder)
         recorder.check_random()
         yield

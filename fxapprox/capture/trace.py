@@ -19,7 +19,7 @@ from .merge import Mismatch, merge
 from .names import Imports
 from .probes import batch_of, other_batch, other_size
 from .recorder import Fault, Treatment
-from .runs import Run, model_fails, run
+from .runs import Run, Workshop, model_fails
 from .solve import Sample
 from .text import INDENT, Printer, Unspellable, passed_on, signature_text
 
@@ -52,23 +52,23 @@ def trace(
     treatment = Treatment({path: Fault(reason) for path, reason in opaque.items()})
     for path in _named(model, leaf):
         treatment.opaque.setdefault(path, Fault("named as a leaf"))
-    real = False
+    shop = Workshop(model, real=False)
     for round_ in range(MOST_ROUNDS):
-        first = _base(model, inputs, treatment, real)
-        real = first.real
-        attempt = _Attempt(first)
-        if not first.inline_wanted or round_ == MOST_ROUNDS - 1:
-            _other_runs(model, inputs, treatment, attempt)
+        attempt, shop = _base(shop, inputs, treatment)
+        if not attempt.train.inline_wanted or round_ == MOST_ROUNDS - 1:
+            _other_runs(shop, inputs, treatment, attempt)
         wanted = set().union(*(one.inline_wanted for one in _runs(attempt)))
-        faults = {path: fault for one in reversed(_runs(attempt)) for path, fault in one.faults.items()}
-        treatment.opaque.update(faults)
-        if not wanted - set(treatment.opaque):
+        for one in _runs(attempt):
+            for path, fault in one.faults.items():
+                treatment.opaque.setdefault(path, fault)
+        wanted -= set(treatment.opaque)
+        if not wanted:
             break
         if round_ >= MOST_ROUNDS - 2:
             treatment.opaque.update({path: Fault("depends on values of its parent") for path in wanted})
         else:
-            treatment.inline |= wanted - set(treatment.opaque)
-    return _assembled(attempt, treatment, inputs)
+            treatment.inline |= wanted
+    return _assembled(attempt, treatment)
 
 
 def _named(model: nn.Module, patterns: Sequence[str]) -> list[str]:
@@ -84,31 +84,31 @@ def _runs(attempt: _Attempt) -> list[Run]:
     return [one for one in found if one.error is None]
 
 
-def _base(model: nn.Module, inputs: Inputs, treatment: Treatment, real: bool) -> Run:
+def _base(shop: Workshop, inputs: Inputs, treatment: Treatment) -> tuple[_Attempt, Workshop]:
     """The run in train mode on the example inputs; on real tensors where fake ones do not do."""
-    for on_real in (False, True)[real:]:
-        found = run(model, inputs, treatment, training=True, real=on_real, observe=True)
-        if found.error is None:
-            return found
-    assert found.error is not None
-    raise model_fails(model, found.error, found.error_line) from found.error
+    found = shop.run(inputs, treatment, training=True, observe=True)
+    if found.error is not None and not shop.real:
+        shop = Workshop(shop.model, real=True)
+        found = shop.run(inputs, treatment, training=True, observe=True)
+    if found.error is not None:
+        raise model_fails(shop.model, found.error, found.error_line) from found.error
+    return _Attempt(found), shop
 
 
-def _other_runs(model: nn.Module, inputs: Inputs, treatment: Treatment, attempt: _Attempt) -> None:
-    real = attempt.train.real
-    attempt.eval = run(model, inputs, treatment, training=False, real=real, observe=False)
+def _other_runs(shop: Workshop, inputs: Inputs, treatment: Treatment, attempt: _Attempt) -> None:
+    attempt.eval = shop.run(inputs, treatment, training=False)
     if (larger := other_batch(inputs)) is not None:
-        found = run(model, larger, treatment, training=True, real=real, observe=False)
+        found = shop.run(larger, treatment, training=True)
         attempt.others.append((found, f"batch size {batch_of(inputs)}"))
-    if not real and (resized := other_size(inputs)) is not None:
-        found = run(model, resized[0], treatment, training=True, real=real, observe=False)
-        attempt.others.append((found, resized[1]))
+    if not shop.real and (changed := other_size(inputs)) is not None:
+        found = shop.run(changed[0], treatment, training=True)
+        attempt.others.append((found, changed[1]))
 
 
 # ---- from runs to forwards
 
 
-def _assembled(attempt: _Attempt, treatment: Treatment, inputs: Inputs) -> Traced:
+def _assembled(attempt: _Attempt, treatment: Treatment) -> Traced:
     notes: list[Note] = []
     forwards: dict[str, Forward] = {}
     runs = _runs(attempt)
