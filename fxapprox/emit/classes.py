@@ -24,7 +24,7 @@ from .expressions import (
 from .imports import Imports
 from .methods import MARK
 from .parameters import FORWARD, Signature, signature
-from .wrap import quoted, wrapped
+from .wrap import WIDTH, filled, quoted, wrapped
 
 MOST_UNNAMED = 2
 """A class whose methods would take more nameless numbers than this is split instead."""
@@ -200,10 +200,13 @@ def _parameter(name: str, annotation: str, default: str | None) -> str:
 
 
 def _doc(cls: Class) -> str:
-    """Where it comes from, where it stands, and what is odd about it."""
-    shown = [path or "the model" for path in cls.paths[:3]]
-    more = len(cls.paths) - len(shown)
-    places = ", ".join(shown) + (f" and {more} more" if more else "")
+    """Where it comes from, where it stands, and what is odd about it; in one line where that fits."""
     remark = f" {cls.blueprint.remark}" if cls.blueprint.remark else ""
-    text = f"{cls.blueprint.origin}: {places}.{remark}"
-    return text.replace("\\", "\\\\").replace('"""', "'''")
+    for count in (3, 2, 1):
+        shown = [path or "the model" for path in cls.paths[:count]]
+        more = len(cls.paths) - len(shown)
+        places = ", ".join(shown) + (f" and {more} more" if more else "")
+        text = f"{cls.blueprint.origin}: {places}.{remark}"
+        if len(text) <= WIDTH - 10:
+            break
+    return "\n    ".join(filled(text.replace("\\", "\\\\").replace('"""', "'''"), WIDTH - 10))

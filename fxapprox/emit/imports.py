@@ -8,6 +8,7 @@ import importlib.util
 import keyword
 import sys
 import sysconfig
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -90,20 +91,27 @@ class Imports:
 
     def lines(self) -> str:
         """The import statements: the standard library, then everything else."""
-        blocks: tuple[list[str], list[str]] = [], []
-        for module in sorted({module for module, _ in self._bound}):
-            block = blocks[module.split(".")[0] not in sys.stdlib_module_names]
-            if (module, "") in self._bound:
-                block.append(_import(module, self._bound[module, ""]))
-            names = sorted((n, local) for (m, n), local in self._bound.items() if m == module and n)
-            if names:
-                spelled = ", ".join(n if n == local else f"{n} as {local}" for n, local in names)
-                line = f"from {module} import {spelled}"
-                block.append(line if len(line) <= 110 else f"from {module} import ({spelled})")
-        # plain imports first, as isort has it
-        return "\n\n".join(
-            "\n".join(sorted(block, key=lambda line: line.startswith("from "))) for block in blocks if block
-        )
+        whole: tuple[list[str], list[str]] = [], []
+        names: tuple[dict[str, list[str]], dict[str, list[str]]] = defaultdict(list), defaultdict(list)
+        for (module, name), local in self._bound.items():
+            third = module.split(".")[0] not in sys.stdlib_module_names
+            package, _, last = module.rpartition(".")
+            if name:
+                names[third][module].append(name if name == local else f"{name} as {local}")
+            elif package and local == last:
+                names[third][package].append(last)
+            else:
+                whole[third].append(f"import {module}" + ("" if local == module else f" as {local}"))
+        blocks = []
+        for plain, members in zip(whole, names, strict=True):
+            lines = sorted(plain)
+            for module, parts in sorted(members.items()):
+                line = f"from {module} import {', '.join(sorted(parts))}"
+                lines.append(
+                    line if len(line) <= 110 else f"from {module} import ({', '.join(sorted(parts))})"
+                )
+            blocks.append("\n".join(lines))
+        return "\n\n".join(block for block in blocks if block)
 
     def _bind(self, module: str, name: str, wanted: str) -> str:
         if (module, name) not in self._bound:
@@ -147,12 +155,3 @@ def installed(module: str) -> bool:
     places += [spec.origin] if spec and spec.origin else []
     homes = [Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib")]
     return any(home in Path(place).resolve().parents for place in places for home in homes)
-
-
-def _import(module: str, local: str) -> str:
-    if local == module:
-        return f"import {module}"
-    package, _, last = module.rpartition(".")
-    if local == last and package:
-        return f"from {package} import {last}"
-    return f"import {module} as {local}"

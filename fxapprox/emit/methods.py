@@ -16,6 +16,7 @@ from torch import nn
 from ..capture._types import Forward, FunctionCall
 from ..errors import EmitError
 from .imports import Imports
+from .wrap import quoted
 
 MARK = "\x00"
 """Stands for a number in a template."""
@@ -129,6 +130,9 @@ def _cut(source: str, edits: list[tuple[Span, str]]) -> tuple[str, tuple[str, ..
         if token.type == tokenize.NUMBER:
             numbers.append(token.string)
             edits = [*edits, ((token.start[0] - 1, token.start[1], token.end[1]), MARK)]
+        elif token.type == tokenize.STRING and token.start[0] == token.end[0] and token.string[0] == "'":
+            text = ast.literal_eval(token.string)
+            edits = [*edits, ((token.start[0] - 1, token.start[1], token.end[1]), quoted(text))]
     lines = source.splitlines()
     for (line, start, end), text in sorted(edits, reverse=True):
         lines[line] = lines[line][:start] + text + lines[line][end:]

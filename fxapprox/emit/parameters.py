@@ -144,9 +144,7 @@ def _name(found: Sequence[Hole], fact: str | None, taken: set[str]) -> str:
     elif len(words) == 1 and len(set(names)) > 1 and not {"in_channels", "out_channels"} & set(names):
         wanted = words.pop()
     else:
-        wanted = (
-            next((name for name in names if name in ("in_channels", "out_channels")), names[0]) or "number"
-        )
+        wanted = next((name for name in names if name in ("in_channels", "out_channels")), names[0]) or "size"
     hole = found[0]
     for name in (wanted, f"{hole.member}_{wanted}"):
         if name not in taken and name.isidentifier():

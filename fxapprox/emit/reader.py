@@ -6,10 +6,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
 
 from ..capture._types import Forward
 from ..errors import EmitError
+from ..kinds import recognise
 from ..passes.layers import FunctionSite
 from ..record import Record
 from . import members
@@ -22,6 +24,7 @@ from .wrappers import wrapped_layer
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 OWN_STATE = ("get_extra_state", "_save_to_state_dict", "state_dict")
+PLAIN_SETUP = Build("super().__init__")
 HARMLESS = frozenset({"__init__", "extra_repr", "reset_parameters", "__repr__", "__doc__", "__module__"})
 
 
@@ -31,7 +34,8 @@ class Reader:
 
     def __init__(self, model: nn.Module, record: Record, imports: Imports) -> None:
         tidy = {
-            p: replace(f, source=tidied(f.source, model.get_submodule(p))) for p, f in record.forwards.items()
+            path: replace(forward, source=tidied(forward.source, model.get_submodule(path), forward.imports))
+            for path, forward in record.forwards.items()
         }
         record = replace(record, forwards=tidy)
         self.model, self.record, self.imports = model, record, imports
@@ -225,7 +229,7 @@ class Reader:
 
     def _part(
         self, module: nn.Module, path: str, cls: type[nn.Module], *, base: str | None = None,
-        setup: Build = Build("super().__init__"), found: Recovered | None = None, remark: str = "",
+        setup: Build = PLAIN_SETUP, found: Recovered | None = None, remark: str = "",
     ) -> Expression:  # fmt: skip
         """A class of the file, with the captured forward if there is one."""
         without = found.makes if found else frozenset()
@@ -308,7 +312,12 @@ class Reader:
                 self.extra[_join(path, member.name)] = constants[member.name] if value is None else value
 
     def _site(self, forward: Forward, target: str) -> Build:
-        function = self.imports.spell(*forward.imports[target])
+        module, name = forward.imports[target]
+        function = getattr(torch, name.removeprefix("Tensor."), None) if module == "torch" else None
+        # a method of Tensor and the function of that name are one operation; the latter reads better
+        if name.startswith("Tensor.") and function is not None and recognise(function=function) is not None:
+            name = name.removeprefix("Tensor.")
+        function = self.imports.spell(module, name)
         return Build(
             self.imports.spell("fxapprox.emit.runtime", "FunctionCall"), (Argument("", Plain(function)),)
         )

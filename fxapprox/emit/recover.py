@@ -56,7 +56,12 @@ def constructor(module: nn.Module, cls: type[nn.Module], imports: Imports) -> Re
     if values is None:
         return None
     try:
-        arguments = [_argument(p, values[p.name], imports) for p in parameters if p.name in values]
+        # what is left out is listed, too: it may differ in another instance of the same class
+        arguments = [
+            _argument(p, values.get(p.name, p.default), imports)
+            for p in parameters
+            if p.name in values or _spelled_default(p) is not None
+        ]
         if "dtype" in values:
             arguments.append(Argument("dtype", Plain(literal(values["dtype"], imports)), "None"))
     except EmitError:
@@ -77,19 +82,26 @@ def _values(
 ) -> dict[str, Any] | None:
     """Arguments by name that make a module like `module`, without any that can be left out."""
     found = {p.name: _value(module, p, simplify) for p in parameters}
-    values = {name: value for name, value in found.items() if value is not MISSING}
+    values = {
+        p.name: found[p.name]
+        for p in parameters
+        if found[p.name] is not MISSING and not (_optional(p) and _same(found[p.name], p.default))
+    }
     dtype = _dtype(module)
     if dtype not in (None, standard) and "dtype" in _names(cls):
         values["dtype"] = dtype
     if not _makes(module, cls, values, standard):
         return None
     for p in parameters:
-        if p.name not in values or p.default is p.empty or _same(values[p.name], p.default):
-            continue
-        without = values | {p.name: p.default}
-        if _makes(module, cls, without, standard):
-            values = without
+        if p.name in values and _optional(p):
+            without = {name: value for name, value in values.items() if name != p.name}
+            if _makes(module, cls, without, standard):
+                values = without
     return values
+
+
+def _optional(parameter: inspect.Parameter) -> bool:
+    return parameter.default is not parameter.empty
 
 
 def user_class(module: nn.Module) -> type[nn.Module]:
@@ -156,17 +168,19 @@ def _dtype(module: nn.Module) -> torch.dtype | None:
 
 
 def _argument(parameter: inspect.Parameter, value: Any, imports: Imports) -> Argument:
-    required = parameter.default is parameter.empty and parameter.kind is not parameter.KEYWORD_ONLY
-    default = None if required else _text_or_none(parameter.default, imports)
-    text = literal(value, imports)
-    if not required and _same(value, parameter.default):
-        text = default or text
-    return Argument(parameter.name, Plain(text), default)
+    default = _spelled_default(parameter)
+    if not _optional(parameter) and parameter.kind is parameter.KEYWORD_ONLY:
+        default = ""  # equals no text: printed by name
+    same = _optional(parameter) and _same(value, parameter.default) and default is not None
+    return Argument(parameter.name, Plain(default if same and default else literal(value, imports)), default)
 
 
-def _text_or_none(value: Any, imports: Imports) -> str:
+def _spelled_default(parameter: inspect.Parameter) -> str | None:
+    """The text of the default; None where there is none, "" where it has no text of its own."""
+    if not _optional(parameter):
+        return None
     try:
-        return "" if value is inspect.Parameter.empty else literal(value, Imports())
+        return literal(parameter.default, Imports())
     except EmitError:
         return ""
 

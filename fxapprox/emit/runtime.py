@@ -4,7 +4,8 @@ The files outlive this version of fxapprox, so what stands here keeps its meanin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +19,7 @@ from ..passes.layers import FunctionSite, sampled, sampled_function
 __all__ = ["FunctionCall", "apply_plan", "load_weights", "restored"]
 
 APART = "constant:"
-"""Begins the names of tensors in a weights file that are not in the state_dict: buffers that are not persistent."""
+"""Begins the names of tensors in a weights file that no state_dict has: buffers that are not persistent."""
 M = TypeVar("M", bound=nn.Module)
 T = TypeVar("T")
 
@@ -41,34 +42,43 @@ def apply_plan(model: M, plan: Mapping[str, Mapping[str, Any]]) -> M:
     """The model itself, with the sites that `plan` names sampled in training.
 
     `plan` maps a site's id to the keys of a rule: `policy`, `keep`, `scope` … A layer's id is its path, a
-    function call's the path of its FunctionCall; a call of several products has `<path>.<part>`.
+    function call's the path of its FunctionCall; a call of several products has `<path>.<part>`. A `*`
+    stands for any number: "layers.*.up" is that layer of every block.
     Raises RequestError for an id that the model does not have."""
+    paths = [path for path, _ in model.named_modules()]
     calls: dict[str, dict[str, Mapping[str, Any]]] = {}
-    for site, keys in plan.items():
-        module = _submodule(model, site)
-        path, _, part = site.rpartition(".")
-        if module is None and isinstance(_submodule(model, path), FunctionCall | FunctionSite):
-            calls.setdefault(path, {})[part] = keys
-        elif isinstance(module, FunctionCall | FunctionSite):
-            calls.setdefault(site, {})[""] = keys
-        elif module is not None:
-            sampled(module, site=site, **keys)
-        else:
+    for pattern, keys in plan.items():
+        whole = matching(pattern, paths)
+        path, _, part = pattern.rpartition(".")
+        parts = [] if whole else matching(path, paths)
+        if not whole and not any(_is_call(model, found) for found in parts):
             raise RequestError(
-                f"the model has no site {site!r}", remedy="correct its line in the plan, or take it out"
+                f"the model has no site {pattern!r}", remedy="correct its line in the plan, or take it out"
             )
-    for path, parts in calls.items():
-        parent, _, name = path.rpartition(".")
-        function = model.get_submodule(path).function
-        setattr(model.get_submodule(parent), name, sampled_function(function, site=path, parts=parts))
+        for site in whole:
+            if _is_call(model, site):
+                calls.setdefault(site, {})[""] = keys
+            else:
+                sampled(model.get_submodule(site), site=site, **keys)
+        for site in parts:
+            calls.setdefault(site, {})[part] = keys
+    for site, choices in calls.items():
+        parent, _, name = site.rpartition(".")
+        function: Any = model.get_submodule(site).function
+        setattr(model.get_submodule(parent), name, sampled_function(function, site=site, parts=choices))
     return model
 
 
-def _submodule(model: nn.Module, path: str) -> nn.Module | None:
-    try:
-        return model.get_submodule(path)
-    except AttributeError:
-        return None
+def matching(pattern: str, ids: Iterable[str]) -> list[str]:
+    """The ids that `pattern` stands for; each `*` is one whole number."""
+    if "*" not in pattern:
+        return [each for each in ids if each == pattern]
+    wanted = re.compile(r"\d+".join(map(re.escape, pattern.split("*"))))
+    return [each for each in ids if wanted.fullmatch(each)]
+
+
+def _is_call(model: nn.Module, path: str) -> bool:
+    return isinstance(model.get_submodule(path), FunctionCall | FunctionSite)
 
 
 def load_weights(model: M, path: str | Path, *, all: bool = True) -> M:

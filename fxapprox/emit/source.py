@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import keyword
+import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,14 +16,14 @@ from ..choices import Choice, Sampled
 from ..plan import Decision, Plan
 from ..record import Record
 from ..sites import PRODUCTS
-from ..syntax import spell_choice
 from . import weights
 from .classes import Class, Classes
 from .expressions import Expression, holes, printed, resolved
 from .files import MARKER
 from .imports import Imports
 from .reader import Reader
-from .wrap import WIDTH, quoted, wrapped
+from .table import plan_text
+from .wrap import filled, quoted, wrapped
 
 MOST_REASONS = 8
 MOST_LINES = 6
@@ -44,7 +45,8 @@ def file_text(model: nn.Module, record: Record, reader: Reader, imports: Imports
         imports.reserve(name)
     classes = Classes(reader.blueprints, imports)
     body = [classes.text(cls) for cls in classes.found]
-    plan = _plan_text(record.plan, imports)
+    paths = [path for path, _ in model.named_modules()]
+    plan = plan_text(record.plan, paths, imports)
     build = _build_text(model, reader, classes, imports)
     path = imports.spell("pathlib", "Path")
     constant = f"WEIGHTS = {path}(__file__).with_name({quoted(names.weights)})"
@@ -66,14 +68,14 @@ def _header(
         f'"""{_origin(plan)} with sampled products.',
         "",
         *_plan_lines(plan),
-        *(_filled("Left exact: " + _reasons(left)) if left else ()),
+        *(filled("Left exact: " + _reasons(left)) if left else ()),
         "",
         f"    from {names.stem} import build_model",
         "",
         "    model = build_model()                                # with the weights it was emitted with",
         '    model.load_state_dict(torch.load("checkpoint.pt"))   # the original model\'s keys',
         "",
-        *_filled(f"Training samples, evaluation is exact. The weights are in {names.weights}, beside this file: "
+        *filled(f"Training samples, evaluation is exact. The weights are in {names.weights}, beside this file: "
                  "keep the two together."),
         *_needs(reader, imports),
         '"""',
@@ -90,7 +92,7 @@ def _plan_lines(plan: Plan) -> Iterator[str]:
     """The plan in short: one line a treatment."""
     counts = Counter(_treatment(decision.choice) for decision in plan.rewritten if decision.choice)
     for text, count in counts.items():
-        yield from _filled(f"Plan: {text} at {count} of {len(plan.decisions)} sites.")
+        yield from filled(f"Plan: {text} at {count} of {len(plan.decisions)} sites.")
 
 
 def _treatment(choice: Choice) -> str:
@@ -112,7 +114,9 @@ def _reasons(left: Sequence[Decision]) -> str:
         return "nothing."
     by_reason: dict[str, list[str]] = defaultdict(list)
     for decision in left:
-        by_reason[decision.reason].append(decision.site.id)
+        site = re.sub(r"(?<=\.)\d+(?=\.)", "*", decision.site.id)
+        if site not in by_reason[decision.reason]:
+            by_reason[decision.reason].append(site)
     texts = [
         f"{', '.join(ids[:3])}{f' and {len(ids) - 3} more' if len(ids) > 3 else ''} ({reason})"
         for reason, ids in list(by_reason.items())[:MOST_REASONS]
@@ -129,86 +133,11 @@ def _needs(reader: Reader, imports: Imports) -> Iterator[str]:
             f"{path or 'the model'} ({reason.rstrip('.')})" for path, reason in list(reader.kept.items())[:5]
         ]
         more = f" and {len(reader.kept) - 5} more" if len(reader.kept) > 5 else ""
-        yield from _filled(f"Keeps the user's own forward, which is imported: {'; '.join(shown)}{more}.")
+        yield from filled(f"Keeps the user's own forward, which is imported: {'; '.join(shown)}{more}.")
     if imports.own:
         if not reader.kept:
             yield ""
-        yield from _filled(f"Needs on the path: {', '.join(sorted(imports.own))} (the user's own).")
-
-
-def _filled(text: str) -> Iterator[str]:
-    """Words of a paragraph, in lines of at most WIDTH."""
-    line = ""
-    for word in text.split():
-        if line and len(line) + 1 + len(word) > WIDTH:
-            yield line
-            line = word
-        else:
-            line = f"{line} {word}" if line else word
-    yield line
-
-
-# ---- plan
-
-
-def _plan_text(plan: Plan, imports: Imports) -> str:
-    """A constant for every treatment, and the table of sites."""
-    constants: dict[str, tuple[str, str]] = {}  # text of the keys → (constant, its definition)
-    rows: list[tuple[str, str]] = []
-    for decision in plan.rewritten:
-        assert decision.choice is not None
-        keys = _short(spell_choice(decision.choice))
-        text = _dict(keys)
-        if text not in constants:
-            name = imports.reserve(_constant(keys))
-            constants[text] = (name, f"{name} = {text}")
-        rows.append((f"    {quoted(decision.site.id)}: {constants[text][0]},", _kept(decision)))
-    width = max((len(row) for row, _ in rows), default=0)
-    table = [f"{row:{width}}  # {remark}" for row, remark in rows]
-    definitions = wrapped("\n".join(definition for _, definition in constants.values()))
-    head = "# What is done in training, by site: a layer's path, or that of a FunctionCall. The keys are a rule's."
-    return f"{definitions}\n\n{head}\nPLAN = {{\n" + "\n".join(table) + "\n}"
-
-
-def _short(keys: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys without those that say nothing."""
-    return {
-        key: _short(value) if isinstance(value, Mapping) else value
-        for key, value in keys.items()
-        if not (key == "min_k" and value == 1) and value != "exact"
-    }
-
-
-def _dict(keys: Mapping[str, Any]) -> str:
-    items = (
-        f'"{key}": {_dict(value) if isinstance(value, Mapping) else _value(value)}'
-        for key, value in keys.items()
-    )
-    return "{" + ", ".join(items) + "}"
-
-
-def _value(value: Any) -> str:
-    return quoted(value) if isinstance(value, str) else repr(value)
-
-
-def _constant(keys: Mapping[str, Any]) -> str:
-    """TOPK_50 for topk, keep 0.5."""
-    if "policy" not in keys:
-        return "PER_PRODUCT"
-    policy = "".join(c if c.isalnum() else "_" for c in str(keys["policy"])).upper()
-    return f"{policy}_{format(100 * keys['keep'], 'g').replace('.', '_').replace('-', '_')}"
-
-
-def _kept(decision: Decision) -> str:
-    """`keeps 32 of 64 in channels`: of the first product that is sampled."""
-    assert decision.choice is not None
-    for product in PRODUCTS:
-        how, facts = decision.choice.treatment(product), decision.site.products[product]
-        if isinstance(how, Sampled):
-            if product == "grad_weight":
-                return f"keeps {how.keep:.0%} of the {facts.over}"
-            return f"keeps {how.k(facts.pairs)} of {facts.pairs} {facts.over}"
-    return "exact"
+        yield from filled(f"Needs on the path: {', '.join(sorted(imports.own))} (the user's own).")
 
 
 # ---- build_model

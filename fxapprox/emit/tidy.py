@@ -6,18 +6,25 @@ What is computed, and in which order, stays the same.
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
+
+from ..errors import EmitError
+from .imports import find
 
 FOLDED_WIDTH = 88
 MOST_NESTED = 3
 LONGEST_PERIOD = 6
 FEWEST_ROUNDS = 3
-_INDEXED = re.compile(r"\bself((?:\.\w+|\[\d+\])*\.\w+)\[(\d+)\](?=[.(])")
+_INDEXED = re.compile(r"\bself((?:\.\w+|\[\d+\])*\.\w+)\[(\d+)\]")
+_BY_NAME = re.compile(r"\bgetattr\(self((?:\.\w+|\[\d+\])*\.\w+), ['\"](\d+)['\"]\)")
+LISTS = (nn.ModuleList, nn.Sequential, nn.ParameterList)
 
 
 @dataclass
@@ -31,9 +38,13 @@ class Block:
 Line = str | Block
 
 
-def tidied(source: str, module: nn.Module) -> str:
+def tidied(source: str, module: nn.Module, imports: Mapping[str, tuple[str, str]]) -> str:
     """The source of a module's methods, with loops and nested calls. Unusual statements stay as they are."""
-    source = textwrap.dedent(source).strip("\n")
+
+    def indexed(match: re.Match[str]) -> str:
+        return f"self{match[1]}[{match[2]}]" if isinstance(_held(module, match[1]), LISTS) else match[0]
+
+    source = _BY_NAME.sub(indexed, textwrap.dedent(source).strip("\n"))
     try:
         tree = ast.parse(source)
     except SyntaxError:
@@ -47,7 +58,7 @@ def tidied(source: str, module: nn.Module) -> str:
         names = {n.id for n in ast.walk(function) if isinstance(n, ast.Name)} | {
             a.arg for a in ast.walk(function) if isinstance(a, ast.arg)
         }
-        body = _rolled(_read(function.body, lines), module, names)
+        body = _rolled(_trimmed(_read(function.body, lines), imports), module, names)
         head = lines[function.lineno - 1 : function.body[0].lineno - 1]
         found.append("\n".join([*head, *_written(_folded(body, set()), 1)]))
     return "\n\n".join(found)
@@ -84,6 +95,64 @@ def _written(body: Iterable[Line], depth: int) -> Iterator[str]:
             yield from _written(line.body, depth + 1)
 
 
+# ---- arguments
+
+
+def _trimmed(body: list[Line], imports: Mapping[str, tuple[str, str]]) -> list[Line]:
+    """Lines without the keyword arguments that say what is the function's default anyway."""
+    return [
+        Block(line.head, _trimmed(line.body, imports))
+        if isinstance(line, Block)
+        else _without_defaults(line, imports)
+        for line in body
+    ]
+
+
+def _without_defaults(line: str, imports: Mapping[str, tuple[str, str]]) -> str:
+    statement = _statement(line)
+    if statement is None or not line.isascii():
+        return line
+    cuts = []
+    for call in ast.walk(statement):
+        defaults = _defaults(ast.unparse(call.func), imports) if isinstance(call, ast.Call) else {}
+        if not defaults or not isinstance(call, ast.Call) or call.func is None:
+            continue
+        behind = (call.args or [call.func])[-1].end_col_offset or 0
+        for keyword in call.keywords:
+            end = keyword.value.end_col_offset or 0
+            if keyword.arg in defaults and _is_literal(keyword.value, defaults[keyword.arg]) and call.args:
+                cuts.append((behind, end))
+            behind = end
+    for start, end in sorted(cuts, reverse=True):
+        line = line[:start] + line[end:]
+    return line
+
+
+def _defaults(function: str, imports: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
+    """Defaults of an imported function's parameters by name; none where it has no signature."""
+    first, _, rest = function.partition(".")
+    if first not in imports:
+        return {}
+    try:
+        module, name = imports[first]
+        found = find(module, ".".join(filter(None, (name, rest))))
+        return {
+            p.name: p.default
+            for p in inspect.signature(found).parameters.values()
+            if p.default is not p.empty
+        }
+    except (EmitError, ValueError, TypeError):
+        return {}
+
+
+def _is_literal(value: ast.expr, wanted: Any) -> bool:
+    try:
+        found = ast.literal_eval(value)
+    except ValueError:
+        return False
+    return type(found) is type(wanted) and found == wanted
+
+
 # ---- loops
 
 
@@ -103,19 +172,25 @@ def _rolled(body: list[Line], module: nn.Module, names: set[str]) -> list[Line]:
             found.append(line)
             position += 1
         else:
-            found.append(best[0])
+            found.extend(best[0])
             position += best[1]
     return found
 
 
 def _loop(
     body: list[Line], start: int, period: int, module: nn.Module, names: set[str]
-) -> tuple[Block, int] | None:
-    """The loop that begins at `start` with rounds of `period` lines, and how many lines it replaces."""
+) -> tuple[list[Line], int] | None:
+    """The loop (and what must stand before it) that begins at `start` with rounds of `period` lines, and how many lines it replaces."""
     first = _round(body[start : start + period])
     if first is None or len(body) - start < FEWEST_ROUNDS * period:
         return None
     text, lists, begin = first
+    ahead, second = [], _round(body[start + period : start + 2 * period])
+    if second is not None and second[0] != text and second[1:] == (lists, begin + 1):
+        carried = _carried(text, second[0])
+        if carried is None:
+            return None
+        ahead, text = [f"{carried[1]} = {carried[0]}"], second[0]
     rounds = 1
     while _round(body[start + rounds * period : start + (rounds + 1) * period]) == (
         text,
@@ -135,7 +210,7 @@ def _loop(
     spans = []
     for path in lists:
         held = _held(module, path)
-        if not isinstance(held, nn.ModuleList | nn.Sequential):
+        if not isinstance(held, LISTS):
             return None
         whole = begin == 0 and rounds == len(held)
         spans.append(f"self{path}" if whole else f"self{path}[{begin}:{begin + rounds}]")
@@ -144,7 +219,30 @@ def _loop(
         re.sub(r"self((?:\.\w+|\[\d+\])*\.\w+)\[#\]", lambda m: given[m[1]], one) for one in text
     ]
     names.update(given.values())
-    return Block(f"for {', '.join(given.values())} in {over}:", lines), rounds * period
+    return [*ahead, Block(f"for {', '.join(given.values())} in {over}:", lines)], rounds * period
+
+
+def _carried(first: list[str], second: list[str]) -> tuple[str, str] | None:
+    """(name in the first round, name in the others) of the value that each round takes over from the one
+    before, if that is all in which the first round differs."""
+    for one, other in zip(first, second, strict=True):
+        if one == other:
+            continue
+        pairs = [
+            (a, b) for a, b in zip(*(re.findall(r"\w+|\W", s) for s in (one, other)), strict=False) if a != b
+        ]
+        old, new = pairs[0]
+        renamed = [re.sub(rf"(?<![.\w]){re.escape(old)}\b", new, line) for line in first]
+        if renamed != second or not old.isidentifier() or not new.isidentifier():
+            return None
+        stored = False  # once the new name is bound, the old one would be another value
+        for line in first:
+            reads, stores = _names(line.replace("#", "0"))
+            if old in stores or (stored and old in reads) or (not stored and new in reads):
+                return None
+            stored = stored or new in stores
+        return old, new
+    return None
 
 
 def _round(lines: Sequence[Line]) -> tuple[list[str], list[str], int] | None:

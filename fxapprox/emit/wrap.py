@@ -22,6 +22,18 @@ def wrapped(text: str, width: int = WIDTH) -> str:
     return "\n".join(piece for line in text.split("\n") for piece in _broken(line, width))
 
 
+def filled(text: str, width: int = WIDTH) -> Iterator[str]:
+    """The words of a paragraph, in lines of at most `width`."""
+    line = ""
+    for word in text.split():
+        if line and len(line) + 1 + len(word) > width:
+            yield line
+            line = word
+        else:
+            line = f"{line} {word}" if line else word
+    yield line
+
+
 def _broken(line: str, width: int) -> Iterator[str]:
     pairs = _pairs(line) if len(line) > width else None
     if not pairs:
