@@ -215,7 +215,7 @@ def _check_partition(
         part = compute(bilinear, product, kept[0], kept[1], *full)
         total += part
         factors = torch.rand(groups, index.shape[1], dtype=exact.dtype)
-        scaled = [bilinear.scale(product, side, t, factors) for side, t in zip((0, 1), kept, strict=True)]
+        scaled = [bilinear.scale(product, side, t, factors) for side, t in _sided(kept[0], kept[1])]
         same(
             compute(bilinear, product, scaled[0], kept[1], *full),
             compute(bilinear, product, kept[0], scaled[1], *full),
