@@ -245,14 +245,15 @@ def _reused_grad_left(ctx: Any, grad: Tensor, saved: _Saved, selection: Selectio
     if kept_right is None:
         assert saved.right is not None
         kept_right = job.bilinear.take("forward", 1, saved.right, selection.index)
-        if ctx.scaled == 1:
+        if selection.scale is not None and ctx.scaled == 1:
             kept_right = job.bilinear.scale("forward", 1, kept_right, selection.scale)
     kept = job.bilinear.grad_left(grad, kept_right, tuple(ctx.kept_shapes[0]))
-    if ctx.scaled == 0:
+    if selection.scale is not None and ctx.scaled == 0:
         kept = job.bilinear.scale("forward", 0, kept, selection.scale)
     full = _zeros(job.left_shape, ctx.strides[0], kept)
     job.bilinear.put("forward", 0, full, kept, selection.index, selection.unique)
-    if job.forward.center:
+    if isinstance(job.forward, Sampled) and job.forward.center:
+        assert saved.right is not None
         row = job.bilinear.grad_left(grad.sum_to_size(ctx.row_shape), saved.right, tuple(ctx.mean_shape))
         full.add_(job.bilinear.center_grad(job.rest_of(row, selection), job.left_shape))
     return full
@@ -263,7 +264,7 @@ def _reused_grad_right(ctx: Any, grad: Tensor, saved: _Saved, selection: Selecti
     job: _Job = ctx.job
     assert saved.kept_left is not None
     kept = job.bilinear.grad_right(grad, saved.kept_left, tuple(ctx.kept_shapes[1]))
-    if ctx.scaled == 1:
+    if selection.scale is not None and ctx.scaled == 1:
         kept = job.bilinear.scale("forward", 1, kept, selection.scale)
     full = _zeros(job.right_shape, ctx.strides[1], kept)
     job.bilinear.put("forward", 1, full, kept, selection.index, selection.unique)
