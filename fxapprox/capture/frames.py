@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -137,6 +137,7 @@ class Frame:
     counts: dict[str, int] = field(default_factory=dict)
     scalars: list[tuple[fx.Node, Path, Any]] = field(default_factory=list)
     constants: dict[str, Tensor] = field(default_factory=dict)
+    hints: dict[tuple[fx.Node, Path], str] = field(default_factory=dict)
     file: str | None = None
     line: str | None = None  # where it was called
 
@@ -226,6 +227,23 @@ class Frame:
             value = None
         made.meta[META] = Facts(value, source.regions, source.line)
         return made
+
+    def hint(self, names: Mapping[str, Any]) -> None:
+        """Remember what the user's code calls its tensors: {variable: value}."""
+        for name, value in names.items():
+            if isinstance(value, Tensor) and (known := self._values.get(id(value))) is not None:
+                self.hints.setdefault(known, name)
+
+    def hinted(self) -> dict[fx.Node, str]:
+        """The user's names, by node."""
+        found = {}
+        for (node, path), name in self.hints.items():
+            end: fx.Node | None = node
+            for step in path:
+                end = None if end is None else self._reached.get((end, (step,)))
+            if end is not None and name.isidentifier():
+                found[end] = name
+        return found
 
     def constant(self, tensor: Tensor, real: Tensor) -> fx.Node:
         """Keep a tensor from outside as a constant of the forward."""

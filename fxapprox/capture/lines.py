@@ -9,6 +9,7 @@ from pathlib import Path
 from types import FrameType
 
 import torch
+from torch import nn
 
 _TORCH = os.path.dirname(torch.__file__) + os.sep
 _OURS = str(Path(__file__).resolve().parent.parent) + os.sep
@@ -36,6 +37,17 @@ def short(filename: str) -> str:
         if filename.startswith(prefix):
             return filename[len(prefix) :]
     return filename
+
+
+def author(module: nn.Module) -> type:
+    """The class that wrote the module's forward."""
+    return next((cls for cls in type(module).__mro__ if "forward" in cls.__dict__), type(module))
+
+
+def definition(module: nn.Module) -> str | None:
+    """The line on which the module's forward is defined."""
+    code = getattr(author(module).__dict__.get("forward"), "__code__", None)
+    return None if code is None else f"{short(code.co_filename)}:{code.co_firstlineno}"
 
 
 def user_line(prefer: str | None = None, until: FrameType | None = None) -> str | None:

@@ -12,7 +12,7 @@ from torch.amp.autocast_mode import autocast
 
 from ..kinds import Call
 from .frames import Applied, Foreign, Frame, OddValue, Region
-from .lines import file_of, short
+from .lines import author, definition, file_of
 from .names import can_spell
 from .nests import leaves, tensors
 from .observe import type_name
@@ -38,6 +38,7 @@ def patched(recorder: Recorder) -> Iterator[None]:
             ),
             (autocast, "__enter__", _autocast_enter(recorder)),
             (autocast, "__exit__", _autocast_exit(recorder)),
+            (torch, "from_numpy", _from_numpy(recorder)),
             (torch.autograd.graph.saved_tensors_hooks, "__enter__", _saved_hooks_enter(recorder)),
         ):
             stack.enter_context(_replaced(owner, name, value))
@@ -45,7 +46,7 @@ def patched(recorder: Recorder) -> Iterator[None]:
 
 
 @contextmanager
-def _replaced(owner: type, name: str, value: Any) -> Iterator[None]:
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
     before = owner.__dict__[name]
     setattr(owner, name, value)
     try:
@@ -83,7 +84,7 @@ def _module_call(recorder: Recorder, module: nn.Module, *args: Any, **kwargs: An
         line = recorder.line(parent)
         frame = Frame(
             module, path, recorder.tree, parent, path not in recorder.treatment.opaque,
-            torch.is_grad_enabled(), torch.is_inference_mode_enabled(), file=file_of(_author(module)), line=line,
+            torch.is_grad_enabled(), torch.is_inference_mode_enabled(), file=file_of(author(module)), line=line,
         )  # fmt: skip
     result = _frame_call(recorder, frame, args, kwargs)
     with recorder.running():
@@ -230,11 +231,6 @@ def _frame_call(recorder: Recorder, frame: Frame, args: tuple[Any, ...], kwargs:
             module.__dict__["forward"] = own
 
 
-def _author(module: nn.Module) -> type:
-    """The class whose forward this is."""
-    return next((cls for cls in type(module).__mro__ if "forward" in cls.__dict__), type(module))
-
-
 def _recorded(
     recorder: Recorder, frame: Frame, run: Callable[[], Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
@@ -251,18 +247,12 @@ def _recorded(
             for name, value in after.items():
                 if name != "forward" and before.get(name) != value:
                     recorder.changed_modules = True
-                    recorder.fault(frame, f"changes self.{name}", frame_line(frame))
+                    recorder.fault(frame, f"changes self.{name}", definition(frame.module))
             _close(recorder, frame, result)
     finally:
         recorder.stack.pop()
     recorder.frames.append(frame)
     return result
-
-
-def frame_line(frame: Frame) -> str | None:
-    """The line where the forward is defined."""
-    code = getattr(_author(frame.module).__dict__["forward"], "__code__", None)
-    return None if code is None else f"{short(code.co_filename)}:{code.co_firstlineno}"
 
 
 def _close(recorder: Recorder, frame: Frame, result: Any) -> None:
@@ -273,7 +263,7 @@ def _close(recorder: Recorder, frame: Frame, result: Any) -> None:
     except OddValue as error:
         name = type(error.value).__name__
         recorder.want_inline(
-            frame, Fault(f"returns a {name}, which a captured forward cannot make", frame_line(frame))
+            frame, Fault(f"returns a {name}, which a captured forward cannot make", definition(frame.module))
         )
     except Foreign as error:
         if recorder._is_constant(error.tensor):
@@ -343,6 +333,18 @@ def _autocast_exit(recorder: Recorder) -> Callable[..., Any]:
         return original(self, *error)
 
     return leave
+
+
+def _from_numpy(recorder: Recorder) -> Callable[..., Tensor]:
+    original = torch.from_numpy
+
+    def from_numpy(array: Any) -> Tensor:
+        if recorder.top is None or recorder.seen_running:
+            return original(array)
+        with recorder.running():
+            return recorder.call(recorder.top, original, (array,), {}, lambda: original(array))
+
+    return from_numpy
 
 
 def _saved_hooks_enter(recorder: Recorder) -> Callable[..., Any]:

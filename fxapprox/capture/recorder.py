@@ -10,14 +10,16 @@ from dataclasses import dataclass, field
 from types import FrameType, FunctionType
 from typing import Any
 
+import numpy
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.overrides import TorchFunctionMode
 
 from ..kinds import Call, Kind, recognise
 from .frames import Applied, Foreign, Frame, OddValue, SiteName
-from .lines import user_line
+from .lines import definition, user_line
 from .names import OPERATORS, tensor_method
 from .nests import tensors
 from .observe import Observer
@@ -73,6 +75,7 @@ OPENED_ATTENTION = FunctionType(
     F.multi_head_attention_forward.__name__,
     F.multi_head_attention_forward.__defaults__,
 )
+_FROM_NUMPY = torch.from_numpy  # the name in torch is replaced while a trace runs
 OPENED_ATTENTION.__kwdefaults__ = F.multi_head_attention_forward.__kwdefaults__
 
 
@@ -203,7 +206,8 @@ class Recorder(TorchFunctionMode):
         """Blame the frame on top where Python's or numpy's generator moved since the last look."""
         now = _random_state()
         if self._random is not None and now != self._random:
-            self.fault(self.top, "draws from Python's or numpy's random generator")
+            top = self.top
+            self.fault(top, "draws from Python's or numpy's random generator", top and definition(top.module))
         self._random = now
 
     # ---- calls
@@ -311,6 +315,8 @@ class Recorder(TorchFunctionMode):
     ) -> None:
         """Record a call in its frame, and what it says about sites and the flow of data."""
         line = self.line(frame)
+        if frame.recording:
+            frame.hint(_variables(frame, self.outermost))
         kind = self.kind_of(func)
         site: SiteName | None = None
         if kind is not None:
@@ -320,6 +326,9 @@ class Recorder(TorchFunctionMode):
             self.observer.operator(frame, name, args, kwargs, result, id_)
         if frame.recording:
             target, given, named = _normal(func, name, args, kwargs)
+            if (real := _from_numpy(func, args, kwargs)) is not None:
+                frame.constant(result, real)
+                return
             try:
                 spelled = frame.spelled(given), frame.spelled(named)
             except (OddValue, Foreign) as error:
@@ -373,6 +382,16 @@ class Recorder(TorchFunctionMode):
         return SiteName(ids, name, number)
 
 
+def _variables(frame: Frame, until: FrameType | None) -> Mapping[str, Any]:
+    """The local variables of the code that runs in this forward."""
+    running: FrameType | None = sys._getframe(1)
+    while running is not None and running is not until:
+        if running.f_code.co_filename == frame.file or running.f_code is OPENED_ATTENTION.__code__:
+            return running.f_locals
+        running = running.f_back
+    return {}
+
+
 def _site_id(frame: Frame, site: SiteName) -> str:
     return f"{frame.path}.{site.function}_{site.number}".lstrip(".")
 
@@ -385,14 +404,23 @@ def _lineage(frame: Frame | None) -> list[Frame]:
     return found
 
 
+def _from_numpy(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """The real tensor of a call that makes one from an array of numpy's, None for any other call."""
+    if func not in (torch.tensor, torch.as_tensor, torch.asarray, _FROM_NUMPY):
+        return None
+    array = args[0] if args else kwargs.get("data", kwargs.get("obj"))
+    if not isinstance(array, numpy.ndarray):
+        return None
+    with unset_fake_temporarily():
+        made: Tensor = func(*args, **kwargs)
+        return made.detach().clone()
+
+
 def _version(tensor: Tensor) -> int:
     return -1 if tensor.is_inference() else tensor._version
 
 
 def _random_state() -> Any:
-    numpy = sys.modules.get("numpy")
-    if numpy is None:
-        return random.getstate(), None
     legacy = numpy.random.get_state(legacy=False)
     return random.getstate(), (legacy["state"]["pos"], int(legacy["state"]["key"][0]), legacy["has_gauss"])
 

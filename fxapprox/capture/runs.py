@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -84,6 +85,7 @@ def _outermost(recorder: Recorder, model: nn.Module, args: Any, kwargs: Any) -> 
 def _tracing(recorder: Recorder, mode: WatchedFakes | None) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
+        stack.enter_context(_quiet(logging.getLogger("torch._subclasses.fake_tensor")))
         if "torch._dynamo" in sys.modules:  # parts that the user compiled run eagerly
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(patched(recorder))
@@ -91,6 +93,17 @@ def _tracing(recorder: Recorder, mode: WatchedFakes | None) -> Iterator[None]:
         stack.enter_context(recorder)
         recorder.check_random()
         yield
+
+
+@contextmanager
+def _quiet(logger: logging.Logger) -> Iterator[None]:
+    """A shape that does not fit is our probe's fault as often as the user's: no log of torch's own."""
+    before = logger.disabled
+    logger.disabled = True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def model_fails(model: nn.Module, error: Exception, line: str | None) -> CaptureError:

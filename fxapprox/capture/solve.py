@@ -143,6 +143,8 @@ class Solver:
             or self._product(near, values)
             or self._first(far, values, _multiple)
             or self._first(far, values, _shifted)
+            or self._first(far, values, _quotient)
+            or self._first([*near, *far], values, _padding)
             or self._first(near, values, _affine)
         )
 
@@ -258,6 +260,16 @@ def _quotient(dimension: Dimension, values: Sequence[int]) -> str | None:
         s % divisor == 0 and s // divisor == v for s, v in zip(dimension.sizes, values, strict=True)
     )
     return f"{{0}}.size({{axis}}) // {divisor}" if fits else None
+
+
+def _padding(dimension: Dimension, values: Sequence[int]) -> str | None:
+    """What is missing to the next multiple of a window: `-size % window`."""
+    if len(set(dimension.sizes)) < 2 or max(values) == 0:
+        return None
+    for window in range(max(values) + 1, 129):
+        if all(-size % window == value for size, value in zip(dimension.sizes, values, strict=True)):
+            return f"-{{0}}.size({{axis}}) % {window}"
+    return None
 
 
 def _affine(dimension: Dimension, values: Sequence[int]) -> str | None:

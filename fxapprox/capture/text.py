@@ -119,6 +119,7 @@ class Printer:
         self.constants = constants
         self.module = merged.base.frame.module
         self.nodes = merged.base.nodes
+        self.hints = merged.base.frame.hinted()
         self.names: dict[fx.Node, str] = {}
         self.calls: list[FunctionCall] = []
         self._last_use: dict[fx.Node, int] = {}
@@ -182,7 +183,7 @@ class Printer:
         return freed
 
     def _give_name(self, node: fx.Node, freed: list[str], wanted: str | None = None) -> str:
-        name = wanted or self._wanted(node, freed)
+        name = self.hints.get(node) or wanted or self._wanted(node, freed)
         free, count = name, 1
         while free in self._live or free in self.imports.names or free in RESERVED:
             count += 1
