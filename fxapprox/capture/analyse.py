@@ -100,7 +100,7 @@ def _norms(graph: nx.DiGraph, operators: Sequence[Operator], model: nn.Module) -
         operator.id
         for operator in operators
         if operator.op == "batch_norm"
-        or isinstance(modules.get(operator.id), nn.modules.batchnorm._BatchNorm)
+        or isinstance(modules.get(operator.id.partition(":")[0]), nn.modules.batchnorm._BatchNorm)
     }
     return {one: node for node in graph if node in norms for one in graph.predecessors(node)}
 

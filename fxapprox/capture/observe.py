@@ -51,8 +51,11 @@ class Observer:
     def layer(
         self, path: str, module: nn.Module, args: Any, kwargs: Any, result: Any, site: str | None
     ) -> None:
-        """Note that a leaf module ran. Its node is its path."""
-        self.add(path, type_name(module), path, args, kwargs, result, site)
+        """Note that a leaf module ran. Its node is its path; one that is no site has a node for each run,
+        since an activation that serves three places of a block would tie them together."""
+        again = site is None and path in self.operators
+        id_ = self._fresh("", path) if again else path
+        self.add(id_, type_name(module), path, args, kwargs, result, site)
 
     def add(
         self, id_: str, op: str, owner: str, args: Any, kwargs: Any, result: Any, site: str | None

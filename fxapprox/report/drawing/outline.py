@@ -65,7 +65,13 @@ def outline(
     """The outline of a captured model; `sites` are the site facts of a report."""
     graph = acyclic_graph(operators, edges)
     nodes = {
-        one.id: Node(one.id, parent(one.id) if one.owner == one.id else one.owner, one.op, one.shape)
+        # a layer's own path is its owner; its second run as `path:1` stands where the first does
+        one.id: Node(
+            one.id,
+            parent(one.owner) if one.id.partition(":")[0] == one.owner else one.owner,
+            one.op,
+            one.shape,
+        )
         for one in operators
     }
     _place_sites(nodes, operators, sites)
