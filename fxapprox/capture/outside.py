@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
@@ -15,7 +16,7 @@ from torch.utils.flop_counter import flop_registry
 from ..kinds import recognise
 from ..sites import Site
 from ._types import Inputs
-from .copies import clone, copied, copied_model, fake_by, fakes
+from .copies import clone, copied, copied_model, fake_by
 from .rng import kept_random_state
 
 # Kinds for which torch's counter says 0 or something that depends on the machine: left out on both sides.
@@ -44,7 +45,7 @@ def _forward_flops(model: nn.Module, inputs: Inputs) -> int:
 
 
 def _fakes(model: nn.Module, inputs: Inputs) -> int:
-    mode = fakes()
+    mode = FakeTensorMode(allow_non_fake_inputs=True, static_shapes=True)
     convert = fake_by(mode)
     replica, args = copied_model(model, convert), copied((inputs.args, dict(inputs.kwargs or {})), convert)
     with mode:
