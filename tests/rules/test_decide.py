@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from by_hand import chain, site
 from hypothesis import given
@@ -184,12 +186,14 @@ def test_a_shadowed_rule_is_a_warning_that_names_what_shades_it():
     rules = [
         Rule(name="odd", depth="1::2", policy="pps"),
         Rule(name="all", policy="topk"),
-        Rule(name="low", depth="0", policy="crs"),
+        Rule(name="low", depth="0, 1", policy="crs"),
     ]
     (warning,) = (w for w in plan(chain(4), *rules).warnings if w.name == "shadowed-rule")
-    assert warning.sites == ("layers.0",)
+    assert warning.sites == ("layers.0", "layers.1")
     assert warning.message.startswith('rule "low", test_decide.py:')
-    assert 'decides nothing: earlier rules claim its only site (rule "all", ' in warning.message
+    assert "decides nothing: earlier rules claim all 2 sites that it matches (" in warning.message
+    # the rule that decides a site, not another that matches it, too
+    assert re.search(r'\(rule "all", \S+; rule "odd", \S+\)$', warning.message)
 
 
 def test_a_rule_that_decides_one_site_is_not_shadowed():

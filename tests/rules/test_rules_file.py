@@ -59,13 +59,15 @@ def test_a_file_says_what_python_says_and_every_rule_knows_its_line(write):
 
 
 def test_every_problem_is_told_once_with_its_line_in_the_order_of_the_file(write):
+    # in the third rule the condition that is wrong stands below the policy that is
     text = (
         HOUSE.replace('"0, -1"', '"0; -1"').replace("min_channels", "min_chanels").replace("0.25 }", "25 }")
+        + "depth = true\n"
     )
     lines = problems(write(text)).split("\n")
-    assert lines[0].startswith("4 problems with ")
+    assert lines[0].startswith("5 problems with ")
     starts = [line.strip() for line in lines if line.strip().startswith("rules.toml:")]
-    assert [line.split(": ")[0] for line in starts] == [f"rules.toml:{n}" for n in (5, 11, 20, 21)]
+    assert [line.split(": ")[0] for line in starts] == [f"rules.toml:{n}" for n in (5, 11, 20, 21, 22)]
     assert "did you mean 'min_channels'?" in "\n".join(lines)
 
 
