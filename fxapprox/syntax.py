@@ -145,7 +145,9 @@ def _read_products(
             )
     if problems or all(treatment == "exact" for treatment in treatments.values()):
         return None
-    return Choice(**treatments)
+    return Choice(
+        forward, treatments.get("grad_input", "exact"), treatments.get("grad_weight", "exact"), "per product"
+    )
 
 
 def _read_treatment(product: str, value: object, problems: list[Problem]) -> Treatment:

@@ -36,7 +36,7 @@ def explain(sites: Sequence[Site] | Plan, rules: Sequence[Rule], site_id: str) -
 
     Of a plan without its rules only the decision is known. Raises RequestError for an unknown site."""
     plan = sites if isinstance(sites, Plan) else None
-    known = {site.id: site for site in (plan.sites if plan else sites)}
+    known = {site.id: site for site in (sites.sites if isinstance(sites, Plan) else sites)}
     if site_id not in known:
         raise RequestError(f"the model has no site {site_id!r}", remedy=_nearest(site_id, list(known)))
     site = known[site_id]
