@@ -17,7 +17,6 @@ __all__ = [
     "Plan",
     "Rule",
     "emit",
-    "emit",
     "kinds",
     "plan",
     "policies",
