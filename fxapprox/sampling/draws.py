@@ -16,8 +16,8 @@ from torch import Tensor
 FLOOR = 1e-300
 # Added to every exponential gap, so that no point is 0, where a pair of weight 0 might stand.
 GAP = 1e-20
-# A probability of 1 in the fixed point of `systematic`: resolves 1e-12, holds k up to 2**23 in an int64.
-ONE = 2**40
+# Bits of a probability in the fixed point of `systematic`: resolves 1e-12; fewer where k needs the room.
+BITS = 40
 
 
 def largest(scores: Tensor, k: int) -> Tensor:
@@ -84,12 +84,13 @@ def systematic(p: Tensor, k: int, generator: torch.Generator) -> Tensor:
     points u, u + 1, …, u + k − 1. In fixed point, where running sums are exact: no interval is longer
     than 1, so no pair can be hit twice, which rounding would allow in floating point."""
     groups, n = p.shape
+    one = 1 << min(BITS, 61 - k.bit_length())
     order = permutations(groups, n, generator, p.device)
-    ends = p.gather(-1, order).mul_(ONE).long().cumsum(-1)
+    ends = p.gather(-1, order).mul_(one).long().cumsum(-1)
     # rounding leaves the line a few units from k: u stays within what the last point has
-    room = ends[:, -1:] - (k - 1) * ONE
+    room = ends[:, -1:] - (k - 1) * one
     start = torch.rand((groups, 1), dtype=torch.float64, device=generator.device, generator=generator)
-    points = (start.to(p.device) * room).long() + torch.arange(0, k * ONE, ONE, device=p.device)
+    points = (start.to(p.device) * room).long() + torch.arange(0, k * one, one, device=p.device)
     return ascending(order.gather(-1, torch.searchsorted(ends, points, right=True)))
 
 

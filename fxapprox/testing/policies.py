@@ -7,7 +7,6 @@ statistical ones allow a false alarm with probability `ALARM` over all their com
 
 from __future__ import annotations
 
-import dataclasses
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -87,8 +86,9 @@ def check_facts(policy: Policy) -> None:
         _require(isinstance(value, kind) and value != "", f"{name}.{fact} = {value!r} is no {kind.__name__}")
     for fact, known in (("scores", get_args(Scores)), ("size", get_args(Size))):
         _require(getattr(policy, fact) in known, f"{name}.{fact} = {getattr(policy, fact)!r}, known: {known}")
-    _require(dataclasses.is_dataclass(policy), f"{name} is no dataclass: its fields are its options")
-    options = dataclasses.asdict(policy)
+    declared = getattr(policy, "__dataclass_fields__", None)
+    _require(declared is not None, f"{name} is no dataclass: its fields are its options")
+    options = {option: getattr(policy, option) for option in declared or ()}
     for option, value in options.items():
         _require(
             isinstance(value, (bool, int, float, str)),

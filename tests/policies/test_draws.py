@@ -183,3 +183,30 @@ def test_largest_keeps_the_largest(case: tuple[Tensor, int]) -> None:
     assert bool((index.diff(dim=-1) > 0).all())
     kept = scores.gather(-1, index).sort(-1).values
     assert torch.equal(kept, scores.sort(-1).values[:, -k:])
+
+
+def test_systematic_has_room_for_millions_of_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With 61 bits for all of k, a tenth of a million pairs leave 44: the same rule as 2**23 of 2**24."""
+    monkeypatch.setattr(draws, "BITS", 60)
+    p = torch.full((1, 100_000), 0.5, dtype=torch.float64)
+    index = draws.systematic(p, 50_000, generator())
+    assert bool((index.diff(dim=-1) > 0).all())
+    assert index.shape == (1, 50_000)
+
+
+@pytest.mark.parametrize("edge", [0.0, 1 - 2**-53])
+def test_systematic_at_the_ends_of_the_random_number(edge: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the first point falls on an end of the line, a pair of probability zero there is not taken."""
+    monkeypatch.setattr(torch, "rand", lambda shape, **_: torch.full(shape, edge, dtype=torch.float64))
+    p = torch.tensor([[0.0, 0.25, 0.0, 0.75, 0.0, 0.4, 0.6, 0.0]], dtype=torch.float64)
+    for seed in range(50):
+        index = draws.systematic(p, 2, generator(seed))[0].tolist()
+        assert index[0] < index[1]
+        assert set(index) <= {1, 3, 5, 6}
+
+
+def test_with_replacement_at_the_end_of_the_random_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = torch.tensor([[1.0, 0.5, 0.5]], dtype=torch.float64)  # a first gap of zero
+    monkeypatch.setattr(draws, "uniforms", lambda *_: numbers.clone())
+    weights = torch.tensor([[0.0, 1.0, 1.0]], dtype=torch.float64)
+    assert draws.with_replacement(weights, 2, generator()).tolist() == [[1, 1]]
