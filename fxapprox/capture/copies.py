@@ -34,6 +34,22 @@ def fake_by(mode: FakeTensorMode) -> Convert:
     return fake
 
 
+def in_another_precision(convert: Convert) -> Convert:
+    """`convert`, and floating tensors in float64 (those in float64 in float32)."""
+
+    def changed(tensor: Tensor) -> Tensor:
+        made = convert(tensor)
+        if not made.is_floating_point():
+            return made
+        dtype = torch.float32 if made.dtype == torch.float64 else torch.float64
+        cast = made.detach().to(dtype)
+        if isinstance(tensor, nn.Parameter):
+            return nn.Parameter(cast, requires_grad=tensor.requires_grad)
+        return cast.requires_grad_(made.requires_grad)
+
+    return changed
+
+
 class _Converting(TorchFunctionMode):
     """Lets `copy.deepcopy` meet a tensor (also one with a history) and copy it by `convert`."""
 

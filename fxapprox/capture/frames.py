@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import operator
@@ -14,7 +15,19 @@ import torch
 from torch import Tensor, fx, nn
 
 from .names import can_spell
-from .nests import Path, children, is_plain, is_record, leaves
+from .nests import (
+    Path,
+    all_tensors,
+    children,
+    fingerprint,
+    holders,
+    is_object,
+    is_plain,
+    is_record,
+    leaves,
+    members,
+)
+from .objects import made
 from .tree import Tree
 
 META = "fxapprox"
@@ -70,6 +83,14 @@ class Applied:
         return self.cls.apply(*args)  # type: ignore[attr-defined]
 
 
+@dataclass(frozen=True)
+class Attribute:
+    """A number that *is* (the same object) an attribute of the module: read at run time, not frozen."""
+
+    target: str
+    value: float
+
+
 class OddValue(Exception):
     """A value that source text cannot spell."""
 
@@ -91,16 +112,16 @@ def facts_of(node: fx.Node) -> Facts:
     return found
 
 
-def described(value: Any) -> Any:
+def described(value: Any, depth: int = 8) -> Any:
     """The nest with TensorFacts in place of tensors."""
     if isinstance(value, Tensor):
         return TensorFacts(tuple(value.shape), value.dtype, value.device)
-    inner = children(value)
+    inner = members(value) if depth else None
     if inner is None:
         return value if is_plain(value) else None
     if isinstance(value, tuple | list):
-        return [described(item) for _, item in inner]
-    return {step[1]: described(item) for step, item in inner}
+        return [described(item, depth - 1) for _, item in inner]
+    return {step[1]: described(item, depth - 1) for step, item in inner}
 
 
 @functools.lru_cache(maxsize=4096)
@@ -144,6 +165,7 @@ class Frame:
     def __post_init__(self) -> None:
         self.training = self.module.training
         self._values: dict[int, tuple[fx.Node, Path]] = {}
+        self._holders: dict[int, tuple[fx.Node, Path, Any]] = {}
         self._kept: list[Any] = []
         self._reached: dict[tuple[fx.Node, Path], fx.Node] = {}
         self._last_placeholder: fx.Node | None = None
@@ -166,17 +188,23 @@ class Frame:
             value = bound.arguments[name]
             node.meta[META] = Facts(described(value))
             self._last_placeholder = node
-            for path, leaf in leaves(value):
-                if isinstance(leaf, Tensor):
-                    if id(leaf) not in self._values:
-                        self.know(leaf, node, path)
-                elif is_plain(leaf):
-                    self.scalars.append((node, path, leaf))
+            self._know_all(value, node, again=False)
+            self.scalars += [(node, path, leaf) for path, leaf in leaves(value) if is_plain(leaf)]
 
     def know(self, value: Tensor, node: fx.Node, path: Path = ()) -> None:
         """From now on `value` is what `path` leads to in the result of `node`."""
         self._values[id(value)] = (node, path)
         self._kept.append(value)
+
+    def _know_all(self, value: Any, node: fx.Node, *, again: bool = True) -> None:
+        """Know the tensors in `value`, and the containers and objects that hold them."""
+        for path, tensor in all_tensors(value):
+            if again or id(tensor) not in self._values:
+                self.know(tensor, node, path)
+        for path, holder in holders(value):
+            if is_object(holder) or next(all_tensors(holder), None) is not None:
+                self._holders[id(holder)] = (node, path, fingerprint(holder))
+                self._kept.append(holder)
 
     def knows(self, tensor: Tensor) -> bool:
         return id(tensor) in self._values
@@ -254,12 +282,17 @@ class Frame:
         self.know(tensor, node)
         return node
 
-    def spelled(self, value: Any) -> Any:
+    def spelled(self, value: Any, *, making: bool = False) -> Any:
         """A nest of arguments as the graph holds them: nodes for tensors, constants as they are.
 
-        Raises OddValue for what text cannot say, Foreign for tensors from elsewhere."""
+        With `making`, objects that came from nowhere are made anew from their attributes. Raises OddValue for what text cannot say, Foreign for tensors from elsewhere."""
         if isinstance(value, Tensor):
             return self.node_of(value)
+        if type(value) is float and (thing := self.tree.number_at(self.path, value)) is not None:
+            return Attribute(thing, value)
+        held = self._holders.get(id(value))
+        if held is not None and held[2] == fingerprint(value):  # as it came, nothing in it replaced
+            return self._reach(held[0], held[1])
         if isinstance(value, numpy.generic):
             return value.item()
         if isinstance(value, slice):
@@ -267,14 +300,14 @@ class Frame:
         if is_plain(value):
             return value
         if type(value) in (tuple, list):
-            return type(value)(self.spelled(item) for item in value)
+            return type(value)(self.spelled(item, making=making) for item in value)
         if type(value) is torch.Size:
             return tuple(value)
         if type(value) is dict:
-            return {key: self.spelled(item) for key, item in value.items()}
-        return self._spelled_object(value)
+            return {key: self.spelled(item, making=making) for key, item in value.items()}
+        return self._spelled_object(value, making)
 
-    def _spelled_object(self, value: Any) -> Any:
+    def _spelled_object(self, value: Any, making: bool) -> Any:
         if isinstance(value, nn.Module) and (below := self.tree.module_below(self.path, value)):
             node = self.graph.create_node("get_attr", below)
             node.meta[META] = Facts()
@@ -283,23 +316,33 @@ class Frame:
             return self._attribute(value, *thing)
         inner = children(value)
         if inner is not None and can_spell(type(value)):
-            return self._built(value, inner)
+            return self._built(value, inner, making)
         if not isinstance(value, nn.Module | functools.partial) and can_spell(value):
             return value
+        if making and is_object(value) and can_spell(type(value)):
+            fields = {name: self.spelled(item, making=True) for name, item in value.__dict__.items()}
+            node = self.graph.create_node("call_function", made, (type(value),), fields)
+            node.meta[META] = Facts(described(value), self.active_regions())
+            return node
         raise OddValue(value)
 
-    def _built(self, value: Any, inner: list[tuple[tuple[str, Any], Any]]) -> fx.Node:
+    def _built(self, value: Any, inner: list[tuple[tuple[str, Any], Any]], making: bool) -> fx.Node:
         """A node that makes the container anew: `Output(logits=…)`, `OrderedDict([…])`."""
         args: tuple[Any, ...] = ()
         kwargs: dict[str, Any] = {}
         if is_record(value):
-            kwargs = {name: self.spelled(item) for (_, name), item in inner if item is not None}
+            defaults = {f.name: f.default for f in dataclasses.fields(value) if f.init}
+            kwargs = {
+                name: self.spelled(item, making=making)
+                for (_, name), item in inner
+                if name in defaults and not (item is None and defaults[name] is None)
+            }
         elif isinstance(value, tuple) and hasattr(value, "_fields"):
-            args = tuple(self.spelled(item) for _, item in inner)
+            args = tuple(self.spelled(item, making=making) for _, item in inner)
         elif isinstance(value, dict):
-            args = ({key: self.spelled(item) for (_, key), item in inner},)
+            args = ({key: self.spelled(item, making=making) for (_, key), item in inner},)
         else:
-            args = ([self.spelled(item) for _, item in inner],)
+            args = ([self.spelled(item, making=making) for _, item in inner],)
         node = self.graph.create_node("call_function", type(value), args, kwargs)
         node.meta[META] = Facts(described(value), self.active_regions())
         return node
@@ -328,14 +371,12 @@ class Frame:
         """Append a node and remember the tensors of its result."""
         node = self.graph.create_node(op, target, tuple(args), dict(kwargs))
         node.meta[META] = Facts(described(result), self.active_regions(), line, site)
-        for path, leaf in leaves(result):
-            if isinstance(leaf, Tensor):
-                self.know(leaf, node, path)
+        self._know_all(result, node)
         return node
 
     def close(self, result: Any) -> None:
         """Append the output. Raises OddValue or Foreign where the result cannot be spelled."""
-        node = self.graph.create_node("output", "output", (self.spelled(result),))
+        node = self.graph.create_node("output", "output", (self.spelled(result, making=True),))
         node.meta[META] = Facts(described(result))
 
     def number(self, name: str) -> int:

@@ -46,6 +46,56 @@ def children(value: Any) -> list[tuple[Step, Any]] | None:
     return None
 
 
+def is_object(value: Any) -> bool:
+    """Whether `value` is an instance of a Python class whose attributes are all there is to it."""
+    cls = type(value)
+    return (
+        hasattr(value, "__dict__")
+        and not isinstance(value, Tensor | nn.Module | type)
+        and not is_plain(value)
+        and not callable(value)
+        and cls.__flags__ & _HEAP_TYPE != 0
+        and not cls.__module__.startswith(("torch.", "numpy", "threading"))
+    )
+
+
+_HEAP_TYPE = 1 << 9  # classes made by a class statement
+
+
+def members(value: Any) -> list[tuple[Step, Any]] | None:
+    """`children`, and the attributes of objects, too."""
+    inner = children(value)
+    if inner is None and is_object(value):
+        return [(("attr", name), item) for name, item in value.__dict__.items()]
+    return inner
+
+
+def holders(value: Any, path: Path = (), depth: int = 8) -> Iterator[tuple[Path, Any]]:
+    """Every container and object in `value`, itself included, with the way to it."""
+    inner = members(value) if depth else None
+    if inner is not None:
+        yield path, value
+        for step, item in inner:
+            yield from holders(item, (*path, step), depth - 1)
+
+
+def all_tensors(value: Any, path: Path = (), depth: int = 8) -> Iterator[tuple[Path, Tensor]]:
+    """Every tensor in `value`, in objects too, with the way to it."""
+    if isinstance(value, Tensor):
+        yield path, value
+        return
+    for step, item in (members(value) if depth else None) or ():
+        yield from all_tensors(item, (*path, step), depth - 1)
+
+
+def fingerprint(value: Any, depth: int = 8) -> Any:
+    """Something that compares unequal once anything in a nest of containers and objects was replaced."""
+    inner = members(value) if depth else None
+    if inner is None:
+        return value if is_plain(value) else id(value)
+    return [(step[1], fingerprint(item, depth - 1)) for step, item in inner]
+
+
 def leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
     """Every leaf of a nest with the way to it."""
     inner = children(value)
@@ -63,14 +113,6 @@ def tensors(value: Any) -> Iterator[Tensor]:
         return
     for _, item in children(value) or ():
         yield from tensors(item)
-
-
-def odd(value: Any) -> Any | None:
-    """The first leaf that is neither a tensor nor a plain constant, None where there is none."""
-    for _, leaf in leaves(value):
-        if not isinstance(leaf, Tensor) and not is_plain(leaf):
-            return leaf
-    return None
 
 
 def rebuilt(value: Any, leaf: Callable[[Any], Any]) -> Any:

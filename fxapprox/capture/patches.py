@@ -14,7 +14,7 @@ from ..kinds import Call
 from .frames import Applied, Foreign, Frame, OddValue, Region
 from .lines import author, definition, file_of
 from .names import can_spell
-from .nests import leaves, tensors
+from .nests import fingerprint, holders, is_plain, tensors
 from .observe import type_name
 from .recorder import Fault, Recorder, _version
 from .tree import contents, snapshot
@@ -80,7 +80,7 @@ def _module_call(recorder: Recorder, module: nn.Module, *args: Any, **kwargs: An
         recorder.check_random()
         given = _spelled_arguments(recorder, parent, args, kwargs)
         before = [(operand, _version(operand)) for operand in (*tensors(args), *tensors(kwargs))]
-        containers = [(value, contents(value)) for value in _containers((args, kwargs))]
+        holding = [(value, fingerprint(value)) for _, value in holders((args, kwargs))][1:]
         line = recorder.line(parent)
         frame = Frame(
             module, path, recorder.tree, parent, path not in recorder.treatment.opaque,
@@ -88,14 +88,19 @@ def _module_call(recorder: Recorder, module: nn.Module, *args: Any, **kwargs: An
         )  # fmt: skip
     result = _frame_call(recorder, frame, args, kwargs)
     with recorder.running():
-        if any(contents(value) != was for value, was in containers):
-            recorder.want_inline(frame, Fault("changes a list or dict among its arguments", frame.line))
+        changed = next((value for value, was in holding if fingerprint(value) != was), None)
+        if changed is not None:
+            what = f"changes a {type(changed).__name__} among its arguments"
+            recorder.want_inline(frame, Fault(what, frame.line))
+            if parent is not None:
+                parent.recording = False
         if isinstance(result, Tensor) and parent is not None:
             result = recorder._distinct(result, before)
-        if given is not None and parent is not None and parent.recording:
-            _record_module(recorder, parent, module, given, result, line)
-        elif parent is not None and parent.recording:
-            _inline_or_fault(recorder, parent, frame, args, kwargs, line)
+        if parent is not None and parent.recording:
+            if isinstance(given, OddValue):
+                _inline_or_fault(recorder, parent, frame, given)
+            else:
+                _record_module(recorder, parent, module, given, result, line)
     return result
 
 
@@ -119,10 +124,11 @@ def _leaf_call(
         if recorder.observer is not None:
             _observe_leaf(recorder, parent, module, path, args, kwargs, result, line)
         if parent is not None and parent.recording:
-            if given is not None:
-                _record_module(recorder, parent, module, given, result, line)
+            if isinstance(given, OddValue):
+                what = f"a {type(given.value).__name__}, which a captured forward cannot hold"
+                recorder.fault(parent, f"passes on {what}", line)
             else:
-                recorder.fault(parent, f"passes {path} something that a captured forward cannot hold", line)
+                _record_module(recorder, parent, module, given, result, line)
     return result
 
 
@@ -148,33 +154,26 @@ def _observe_leaf(
 
 
 def _spelled_arguments(recorder: Recorder, parent: Frame | None, args: Any, kwargs: Any) -> Any:
-    """The arguments as the parent's graph holds them; None where it does not record or cannot."""
+    """The arguments as the parent's graph holds them, or the OddValue that they cannot be spelled for;
+    None where the parent does not record."""
     if parent is None or not parent.recording:
         return None
     try:
         return parent.spelled(args), parent.spelled(kwargs)
-    except OddValue:
-        return None
+    except OddValue as error:
+        return error
     except Foreign as error:
         return recorder._with_constants(parent, error, args, kwargs, "passes")
 
 
-def _inline_or_fault(
-    recorder: Recorder, parent: Frame, frame: Frame | None, args: Any, kwargs: Any, line: str | None
-) -> None:
+def _inline_or_fault(recorder: Recorder, parent: Frame, frame: Frame, error: OddValue) -> None:
     """A child was given what text cannot say: record its calls in the parent's forward, next time."""
-    strange = next(
-        (
-            type(leaf).__name__
-            for _, leaf in leaves((args, kwargs))
-            if not isinstance(leaf, Tensor | int | float | str)
-        ),
-        "value",
-    )
-    if frame is None or frame.path in recorder.treatment.opaque or frame.path in recorder.faults:
-        recorder.fault(parent, f"passes a {strange} on, which a captured forward cannot hold", line)
+    what = f"a {type(error.value).__name__}, which a captured forward cannot hold"
+    if frame.path in recorder.treatment.opaque or frame.path in recorder.faults:
+        recorder.fault(parent, f"passes on {what}", frame.line)
         return
-    recorder.want_inline(frame, Fault(f"takes a {strange}, which a captured forward cannot hold", frame.line))
+    recorder.want_inline(frame, Fault(f"takes {what}", frame.line))
+    parent.recording = False  # what follows uses results that this run has not recorded
 
 
 def _record_module(
@@ -187,15 +186,6 @@ def _record_module(
     parent.record("call_module", below, *given, result, line)
     for tensor in tensors(result):
         recorder._maker.setdefault(id(tensor), parent)
-
-
-def _containers(value: Any) -> Iterator[Any]:
-    """The lists and dicts in a nest, which a callee may change."""
-    if isinstance(value, list | dict):
-        yield value
-    if isinstance(value, list | tuple | dict):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _containers(item)
 
 
 def _has_hooks(module: nn.Module) -> bool:
@@ -247,7 +237,8 @@ def _recorded(
             for name, value in after.items():
                 if name != "forward" and before.get(name) != value:
                     recorder.changed_modules = True
-                    recorder.fault(frame, f"changes self.{name}", definition(frame.module))
+                    once = is_plain(value) and is_plain(before.get(name))
+                    recorder.fault(frame, f"changes self.{name}", definition(frame.module), once=once)
             _close(recorder, frame, result)
     finally:
         recorder.stack.pop()
@@ -281,7 +272,8 @@ def _module_set(recorder: Recorder, module: nn.Module, name: str, value: Any) ->
             before = recorder  # something that nothing equals
         if before is not value and contents(before) != contents(value):
             recorder.changed_modules = True
-            recorder.fault(recorder.top, f"assigns {name} of a module in its forward")
+            once = is_plain(value) and (before is recorder or is_plain(before))
+            recorder.fault(recorder.top, f"assigns {name} of a module in its forward", once=once)
     _set(module, name, value)
 
 

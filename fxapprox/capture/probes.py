@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -29,29 +30,30 @@ def other_batch(inputs: Inputs) -> Inputs | None:
     return _changed(inputs, lambda t: {0: batch + 1} if t.dim() and t.shape[0] == batch else {})
 
 
-def other_size(inputs: Inputs) -> tuple[Inputs, str] | None:
-    """The inputs at another length (ids, sequences) or image size, and its name; None where there is none."""
+def other_sizes(inputs: Inputs) -> list[tuple[Inputs, str]]:
+    """The inputs at another length (ids, sequences) or image size, and what that is called: the likeliest
+    first, because which dimension of a tensor may grow only the model knows."""
     given = list(tensors((inputs.args, dict(inputs.kwargs or {}))))
     images = [t for t in given if t.dim() >= 4 and t.is_floating_point()]
     if images:
         sides = tuple(images[0].shape[2:])
         new = {2 + axis: side + (1 + axis) * _stride(side) for axis, side in enumerate(sides)}
         what = "image size " + "×".join(map(str, sides))
-        return _changed(
-            inputs, lambda t: new if t.dim() == len(sides) + 2 and t.shape[2:] == sides else {}
-        ), what
-    lengths = [t.shape[1] for t in given if t.dim() in (2, 3) and (t.dim() == 3 or not t.is_floating_point())]
-    if not lengths:
-        return None
-    length = Counter(lengths).most_common(1)[0][0]
-    if length < 2:
-        return None
-    added = _stride(length)
+        return [(_changed(inputs, lambda t: new if tuple(t.shape[2:]) == sides else {}), what)]
+    lengths = Counter(
+        t.shape[axis]
+        for t in given
+        for axis in range(1, t.dim())
+        if t.dim() == 3 or not t.is_floating_point()
+    )
+    candidates = [length for length, _ in lengths.most_common(2) if length > 1]
+    return [(_changed(inputs, _growing(length)), f"sequence length {length}") for length in candidates]
 
-    def grow(tensor: Tensor) -> dict[int, int]:
-        return {axis: length + added for axis in range(1, tensor.dim()) if tensor.shape[axis] == length}
 
-    return _changed(inputs, grow), f"sequence length {length}"
+def _growing(length: int) -> Callable[[Tensor], dict[int, int]]:
+    """Every dimension of this length but the batch a little longer."""
+    longer = length + _stride(length)
+    return lambda t: {axis: longer for axis in range(1, t.dim()) if t.shape[axis] == length}
 
 
 def _stride(side: int) -> int:
@@ -62,7 +64,7 @@ def _stride(side: int) -> int:
     return step
 
 
-def _changed(inputs: Inputs, sizes: Any) -> Inputs:
+def _changed(inputs: Inputs, sizes: Callable[[Tensor], dict[int, int]]) -> Inputs:
     made: dict[int, Tensor] = {}  # a tensor that is passed twice stays one
 
     def leaf(value: Any) -> Any:

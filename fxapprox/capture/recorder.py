@@ -81,10 +81,12 @@ OPENED_ATTENTION.__kwdefaults__ = F.multi_head_attention_forward.__kwdefaults__
 
 @dataclass(frozen=True)
 class Fault:
-    """Why a module's forward cannot be captured, and the user's line."""
+    """Why a module's forward cannot be captured, and the user's line. `once`: a flag was set, as code that
+    prepares itself in its first call does; it is no fault if the next call leaves it alone."""
 
     reason: str
     line: str | None = None
+    once: bool = False
 
 
 @dataclass
@@ -149,16 +151,20 @@ class Recorder(TorchFunctionMode):
 
     # ---- what cannot be captured
 
-    def fault(self, frame: Frame | None, reason: str, line: str | None = None) -> None:
+    def fault(
+        self, frame: Frame | None, reason: str, line: str | None = None, *, once: bool = False
+    ) -> None:
         """The forward of this frame keeps being the user's own."""
         if frame is None:
             return
         frame.recording = False
         if frame.path not in self.treatment.opaque:
-            self.faults.setdefault(frame.path, Fault(reason, line or self.line(frame)))
+            self.faults.setdefault(frame.path, Fault(reason, line or self.line(frame), once))
 
     def want_inline(self, frame: Frame, fault: Fault) -> None:
         """Record this frame's calls in its parent's forward, next time; where that cannot be, a fault."""
+        if frame.path in self.treatment.opaque or frame.path in self.faults:
+            return
         parent = frame.parent
         if parent is None or parent.path in self.treatment.opaque or parent.path in self.faults:
             self.fault(frame, fault.reason, fault.line)
@@ -248,9 +254,12 @@ class Recorder(TorchFunctionMode):
         name = getattr(func, "__name__", str(func))
         if name in ("__get__", "__set__", "__delete__"):
             attribute = func.__self__.__name__
-            if name != "__get__":
+            if name == "__set__" and attribute == "requires_grad":
+                func, name = Tensor.requires_grad_, "requires_grad_"
+            elif name != "__get__":
                 self.fault(frame, f"sets .{attribute} of a tensor")
-            func, name, args = getattr, attribute, (args[0], attribute)
+            if name == "__get__":
+                func, name, args = getattr, attribute, (args[0], attribute)
         if name in READS:
             self.fault(frame, READS[name])
         if (

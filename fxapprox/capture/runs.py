@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import nn
 
 from ..errors import CaptureError
 from ._types import Inputs
-from .copies import clone, copied, copied_model, fake_by
+from .copies import Convert, clone, copied, copied_model, fake_by, in_another_precision
 from .frames import Frame
 from .lines import raised_at
 from .observe import Observer
@@ -40,10 +40,15 @@ class Run:
 
 class Workshop:
     """The user's model and a copy of it to run: one of fake tensors for all runs, unless a run changed
-    attributes of its modules; a fresh real one for each run on real tensors."""
+    attributes of its modules; a fresh real one for each run on real tensors.
 
-    def __init__(self, model: nn.Module, *, real: bool) -> None:
-        self.model, self.real = model, real
+    `precise`: floating tensors, also those of the inputs, are float64 (float32 where they are that).
+    `warm`: each copy has run once before, for code that prepares itself in its first call."""
+
+    def __init__(
+        self, model: nn.Module, *, real: bool = False, precise: bool = False, warm: bool = False
+    ) -> None:
+        self.model, self.real, self.precise, self.warm = model, real, precise, warm
         self._mode = None if real else WatchedFakes()
         self._replica: nn.Module | None = None
         self._tree: Tree | None = None
@@ -54,9 +59,12 @@ class Workshop:
         The user's model, the inputs and the global random states stay as they are."""
         with kept_random_state():
             convert = clone if self._mode is None else fake_by(self._mode)
+            convert = in_another_precision(convert) if self.precise else convert
             if self._replica is None or self.real:
                 self._replica = copied_model(self.model, convert)
                 self._tree = Tree(self._replica)
+                if self.warm:
+                    self._run_once(inputs, convert)
             assert self._tree is not None
             args, kwargs = copied((inputs.args, dict(inputs.kwargs or {})), convert)
             self._replica.train(training)
@@ -74,6 +82,12 @@ class Workshop:
         for frame in recorder.frames:
             found.frames.setdefault(frame.path, []).append(frame)
         return found
+
+    def _run_once(self, inputs: Inputs, convert: Convert) -> None:
+        assert self._replica is not None
+        args, kwargs = copied((inputs.args, dict(inputs.kwargs or {})), convert)
+        with self._mode or nullcontext():
+            self._replica.train()(*args, **kwargs)
 
 
 def _outermost(recorder: Recorder, model: nn.Module, args: Any, kwargs: Any) -> None:

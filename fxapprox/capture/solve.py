@@ -17,6 +17,8 @@ from .nests import Path
 # How many earlier results are searched for a size; a constant of a long forward is rarely older.
 REACH = 400
 
+LIMITS = ("min", "max", "eps", "tiny")
+
 
 @dataclass(frozen=True)
 class Expression:
@@ -170,6 +172,18 @@ class Solver:
             for text, function in forms:
                 if all(size and function(size) == v for size, v in zip(dimension.sizes, values, strict=True)):
                     return self._at(dimension, text)
+        return self._limit(values, position)
+
+    def _limit(self, values: Sequence[float], position: int) -> Expression | None:
+        """What torch.finfo says of the dtype of a tensor: the masks of attention hold its smallest number."""
+        for number in self._search_order(position):
+            facts = [_tensor_facts(sample, number) for sample in self.samples]
+            if any(fact is None or not fact.dtype.is_floating_point for fact in facts):
+                continue
+            limits = [torch.finfo(fact.dtype) for fact in facts if fact is not None]
+            for name in LIMITS:
+                if all(getattr(one, name) == value for one, value in zip(limits, values, strict=True)):
+                    return Expression(f"torch.finfo({{0}}.dtype).{name}", (self.named[number],))
         return None
 
     def _product(self, near: list[Dimension], values: Sequence[int]) -> Expression | None:
@@ -305,3 +319,25 @@ def _is_step_of_input(node: fx.Node) -> bool:
     while node.op == "call_function" and node.target in (getattr, operator.getitem) and node.all_input_nodes:
         node = node.all_input_nodes[0]
     return node.op == "placeholder"
+
+
+def depends_on_precision(samples: Iterator[Sample]) -> bool:
+    """Whether a constant in these calls is a floating dtype or a limit of one, so may follow a tensor's."""
+
+    def of_dtype(value: Any) -> bool:
+        if isinstance(value, torch.dtype):
+            return value.is_floating_point
+        if isinstance(value, tuple | list):
+            return any(of_dtype(item) for item in value)
+        if isinstance(value, dict):
+            return any(of_dtype(item) for item in value.values())
+        return isinstance(value, float) and value in _ALL_LIMITS
+
+    return any(of_dtype((node.args, node.kwargs)) for sample in samples for node in sample.nodes)
+
+
+_ALL_LIMITS = {
+    getattr(torch.finfo(dtype), name)
+    for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+    for name in LIMITS
+}

@@ -13,7 +13,7 @@ from typing import Any
 from torch import fx, nn
 
 from ._types import FunctionCall
-from .frames import Applied, Region, SiteName, facts_of
+from .frames import Applied, Attribute, Region, SiteName, facts_of
 from .merge import Merged
 from .names import Imports, literal, name_of, tensor_method
 from .solve import Expression
@@ -303,6 +303,8 @@ class Printer:
             return self._reference(value)
         if isinstance(value, Expression):
             return self._expression(value)
+        if isinstance(value, Attribute):
+            return self._path(value.target)
         if isinstance(value, tuple):
             inner = ", ".join(self._value(item) for item in value)
             return f"({inner},)" if len(value) == 1 else f"({inner})"
@@ -322,6 +324,10 @@ class Printer:
         return text
 
     def _expression(self, value: Expression) -> str:
+        if value.template.startswith("torch."):
+            self.imports.use(("torch", ""))
+        if "torch." in value.template:
+            self.imports.use(("torch", ""))
         # operands of an operator in the template are names, sizes or constants: nothing binds weaker
         return value.template.format(*(self._operand(part) for part in value.values))
 

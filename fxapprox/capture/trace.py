@@ -2,7 +2,8 @@
 
 The model runs on fake tensors (on real ones where its code reads data). Every module that is not one
 operation gets a graph of its own forward; runs in train and eval mode, at another batch size and at
-another image size or length are merged, so that the flag and the sizes are followed at run time.
+another image size or length, and (where dtypes are named) in another precision are merged, so that
+the flag, the sizes and the dtype are followed at run time.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from torch import nn
 from ._types import Forward, Inputs, Note, Traced
 from .merge import Mismatch, merge
 from .names import Imports
-from .probes import batch_of, other_batch, other_size
+from .probes import batch_of, other_batch, other_sizes
 from .recorder import Fault, Treatment
 from .runs import Run, Workshop, model_fails
-from .solve import Sample
+from .solve import Sample, depends_on_precision
 from .text import INDENT, Printer, Unspellable, passed_on, signature_text
 
 # Retraces until no module asks to be recorded in its parent's forward any more; past that they stay opaque.
@@ -28,14 +29,41 @@ MOST_ROUNDS = 8
 
 
 @dataclass
+class _Probe:
+    """Runs in another way than the example's: `what` ("batch size 4") is frozen where they do something else.
+    What a probe of the precision finds is of no interest to a user: `silent`."""
+
+    inputs: Inputs
+    what: str
+    shop: Workshop
+    train: Run
+    eval: Run | None = None  # made where train and eval mode have different forwards
+    silent: bool = False
+
+
+@dataclass
 class _Attempt:
     """The runs of one set of treatments."""
 
+    shop: Workshop
+    treatment: Treatment
     train: Run
     eval: Run | None = None
-    others: list[tuple[Run, str]] = field(
-        default_factory=list
-    )  # in train mode, what is frozen if they differ
+    probes: list[_Probe] = field(default_factory=list)
+
+    def runs(self) -> list[Run]:
+        """The runs in which the model did not fail."""
+        found = [self.train, *([self.eval] if self.eval else []), *(probe.train for probe in self.probes)]
+        return [one for one in found if one.error is None]
+
+    def probe(self, inputs: Inputs, what: str, shop: Workshop | None = None, *, silent: bool = False) -> _Probe:
+        shop = shop or self.shop
+        return _Probe(inputs, what, shop, shop.run(inputs, self.treatment, training=True), silent=silent)
+
+    def in_eval(self, probe: _Probe) -> Run:
+        if probe.eval is None:
+            probe.eval = probe.shop.run(probe.inputs, self.treatment, training=False)
+        return probe.eval
 
 
 def trace(
@@ -52,13 +80,14 @@ def trace(
     treatment = Treatment({path: Fault(reason) for path, reason in opaque.items()})
     for path in _named(model, leaf):
         treatment.opaque.setdefault(path, Fault("named as a leaf"))
-    shop = Workshop(model, real=False)
+    shop = Workshop(model)
     for round_ in range(MOST_ROUNDS):
-        attempt, shop = _base(shop, inputs, treatment)
+        attempt = _base(shop, inputs, treatment)
+        shop = attempt.shop
         if not attempt.train.inline_wanted or round_ == MOST_ROUNDS - 1:
-            _other_runs(shop, inputs, treatment, attempt)
-        wanted = set().union(*(one.inline_wanted for one in _runs(attempt)))
-        for one in _runs(attempt):
+            _more_runs(attempt, inputs)
+        wanted = set().union(*(one.inline_wanted for one in attempt.runs()))
+        for one in attempt.runs():
             for path, fault in one.faults.items():
                 treatment.opaque.setdefault(path, fault)
         wanted -= set(treatment.opaque)
@@ -68,7 +97,7 @@ def trace(
             treatment.opaque.update({path: Fault("depends on values of its parent") for path in wanted})
         else:
             treatment.inline |= wanted
-    return _assembled(attempt, treatment)
+    return _assembled(attempt)
 
 
 def _named(model: nn.Module, patterns: Sequence[str]) -> list[str]:
@@ -79,43 +108,55 @@ def _named(model: nn.Module, patterns: Sequence[str]) -> list[str]:
     ]
 
 
-def _runs(attempt: _Attempt) -> list[Run]:
-    found = [attempt.train, *([attempt.eval] if attempt.eval else []), *(one for one, _ in attempt.others)]
-    return [one for one in found if one.error is None]
-
-
-def _base(shop: Workshop, inputs: Inputs, treatment: Treatment) -> tuple[_Attempt, Workshop]:
+def _base(shop: Workshop, inputs: Inputs, treatment: Treatment) -> _Attempt:
     """The run in train mode on the example inputs; on real tensors where fake ones do not do."""
     found = shop.run(inputs, treatment, training=True, observe=True)
     if found.error is not None and not shop.real:
         shop = Workshop(shop.model, real=True)
         found = shop.run(inputs, treatment, training=True, observe=True)
+    if found.error is None and not shop.warm and any(fault.once for fault in found.faults.values()):
+        warm = Workshop(shop.model, real=shop.real, warm=True)
+        again = warm.run(inputs, treatment, training=True, observe=True)
+        if again.error is None:
+            found, shop = again, warm
     if found.error is not None:
         raise model_fails(shop.model, found.error, found.error_line) from found.error
-    return _Attempt(found), shop
+    return _Attempt(shop, treatment, found)
 
 
-def _other_runs(shop: Workshop, inputs: Inputs, treatment: Treatment, attempt: _Attempt) -> None:
-    attempt.eval = shop.run(inputs, treatment, training=False)
+def _more_runs(attempt: _Attempt, inputs: Inputs) -> None:
+    """Eval mode, another batch size, and (where it costs nothing) another length or image size, and
+    another precision if the forwards name dtypes."""
+    shop = attempt.shop
+    attempt.eval = shop.run(inputs, attempt.treatment, training=False)
     if (larger := other_batch(inputs)) is not None:
-        found = shop.run(larger, treatment, training=True)
-        attempt.others.append((found, f"batch size {batch_of(inputs)}"))
-    if not shop.real and (changed := other_size(inputs)) is not None:
-        found = shop.run(changed[0], treatment, training=True)
-        attempt.others.append((found, changed[1]))
+        attempt.probes.append(attempt.probe(larger, f"batch size {batch_of(inputs)}"))
+    if shop.real:
+        return
+    sizes = []
+    for other, what in other_sizes(inputs):
+        sizes.append(attempt.probe(other, what))
+        if sizes[-1].train.error is None:
+            break
+    attempt.probes += sizes[-1:] if sizes and sizes[-1].train.error is None else sizes[:1]
+    samples = (Sample(frame) for frames in attempt.train.frames.values() for frame in frames)
+    if depends_on_precision(samples):
+        precise = Workshop(shop.model, precise=True, warm=shop.warm)
+        attempt.probes.append(attempt.probe(inputs, "precision", precise, silent=True))
 
 
 # ---- from runs to forwards
 
 
-def _assembled(attempt: _Attempt, treatment: Treatment) -> Traced:
+def _assembled(attempt: _Attempt) -> Traced:
+    treatment = attempt.treatment
     notes: list[Note] = []
     forwards: dict[str, Forward] = {}
-    runs = _runs(attempt)
-    for other, what in attempt.others:
-        if other.error is not None:
-            notes.append(_frozen(what, "", other.error_line, str(other.error).strip().split("\n")[0]))
-    paths = dict.fromkeys(path for one in runs for path in one.frames)
+    for probe in attempt.probes:
+        if probe.train.error is not None and not probe.silent:
+            message = str(probe.train.error).strip().split("\n")[0]
+            notes.append(_frozen(probe.what, "", probe.train.error_line, message))
+    paths = dict.fromkeys(path for one in attempt.runs() for path in one.frames)
     for path in paths:
         if path in treatment.opaque:
             continue
@@ -152,30 +193,41 @@ def _merged(notes: list[Note]) -> list[Note]:
 
 def _forward(path: str, attempt: _Attempt, notes: list[Note]) -> Forward:
     """One forward for all calls of the module at `path`. Raises Mismatch where its calls differ."""
-    train = [Sample(frame) for frame in attempt.train.frames.get(path, ())]
-    in_eval = attempt.eval.frames.get(path, ()) if attempt.eval is not None else ()
-    evals = [Sample(frame) for frame in in_eval]
-    base = train or evals
-    if train:
-        merge(train)
-    samples, split = list(base), False
-    if train and evals:
-        try:
-            merge([*train, *evals])
-            samples = [*train, *evals]
-        except Mismatch:
-            merge(evals)
-            split = True
-    for other, what in attempt.others:
-        more = [Sample(frame) for frame in other.frames.get(path, ())] if other.error is None else []
-        if not more or not train:
+    train, evals = _samples(attempt.train, path), _samples(attempt.eval, path)
+    if not train:
+        return _printed(path, _widened(evals, path, attempt, notes, training=False), [])
+    merge(train)
+    try:
+        merge([*train, *evals])
+    except Mismatch:
+        merge(evals)
+        train = _widened(train, path, attempt, notes, training=True)
+        return _printed(path, train, _widened(evals, path, attempt, notes, training=False))
+    return _printed(path, _widened([*train, *evals], path, attempt, notes, training=True), [])
+
+
+def _samples(run: Run | None, path: str) -> list[Sample]:
+    if run is None or run.error is not None:
+        return []
+    return [Sample(frame) for frame in run.frames.get(path, ())]
+
+
+def _widened(
+    samples: list[Sample], path: str, attempt: _Attempt, notes: list[Note], *, training: bool
+) -> list[Sample]:
+    """The samples with those at other sizes, as far as one forward holds for them; else a note."""
+    for probe in attempt.probes:
+        if probe.train.error is not None:
             continue
+        more = _samples(probe.train if training else attempt.in_eval(probe), path)
         try:
-            merge([*samples, *more])
-            samples += more
+            if more:
+                merge([*samples, *more])
+                samples = [*samples, *more]
         except Mismatch as mismatch:
-            notes.append(_frozen(what, path, mismatch.line, mismatch.message))
-    return _printed(path, samples, evals if split else [])
+            if not probe.silent:
+                notes.append(_frozen(probe.what, path, mismatch.line, mismatch.message))
+    return samples
 
 
 def _printed(path: str, samples: list[Sample], evals: list[Sample]) -> Forward:

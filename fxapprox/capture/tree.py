@@ -35,7 +35,9 @@ class Tree:
                 if value is not None:
                     self._note(value, path, name, ())
         for name, value in module.__dict__.items():
-            if name not in _INTERNAL and not is_plain(value) and not name.endswith("_hooks"):
+            if type(value) is float:
+                self._note(value, path, name, ())
+            elif name not in _INTERNAL and not is_plain(value) and not name.endswith("_hooks"):
                 self._note(value, path, name, ())
                 for steps, item in _items(value):
                     self._note(item, path, name, steps)
@@ -62,6 +64,16 @@ class Tree:
             if (below := _below(owner, path)) is not None:
                 return (f"{below}.{name}" if below else name), steps
         return None
+
+    def number_at(self, owner: str, number: float) -> str | None:
+        """The attribute that this very float is: of the module at `owner`, else of the only one below it."""
+        below = [
+            f"{inner}.{name}" if inner else name
+            for path, name, _ in self._things.get(id(number), ())
+            if (inner := _below(owner, path)) is not None
+        ]
+        own = [name for name in below if "." not in name]
+        return own[0] if own else below[0] if len(below) == 1 else None
 
     def owns(self, thing: Any) -> bool:
         """Whether any module of the model holds this object as an attribute."""
