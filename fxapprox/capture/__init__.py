@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+import torch
 from torch import nn
 
 from ..errors import CaptureError, RequestError, one_of
@@ -31,15 +32,22 @@ def capture(
 
     A ladder of front-ends: a trace, accepted only after the check against the user's own code; the same
     with the modules at fault left as they are (opaque); where nothing can be traced, the layers that
-    hooks meet. `leaf` names modules (globs over paths and class names) that are not looked into; `front_end` forces
-    "trace" or "modules".
+    hooks meet. `leaf` names modules (globs over paths and class names) that are not looked into;
+    `front_end` forces "trace" or "modules".
 
     Raises CaptureError where the model does not run on the inputs (with the user's line), or where the
     forced front-end fails; RequestError for an unknown front-end or leaf."""
     _check_request(model, leaf, front_end)
+    with torch.inference_mode(False), torch.enable_grad():  # whatever the caller is in the middle of
+        return _capture(model, inputs, origin, tuple(leaf), front_end)
+
+
+def _capture(
+    model: nn.Module, inputs: Inputs, origin: str, leaf: tuple[str, ...], front_end: str | None
+) -> Capture:
     clock = _Clock()
     with _quiet():
-        traced, notes = _climbed(model, inputs, tuple(leaf), front_end, clock)
+        traced, notes = _climbed(model, inputs, leaf, front_end, clock)
     with clock.stage("analyse"):
         from .analyse import sites_of  # networkx is not needed before there is a graph
 

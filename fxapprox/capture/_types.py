@@ -42,12 +42,13 @@ class Forward:
     source: str
     imports: Mapping[str, tuple[str, str]]
     calls: tuple[FunctionCall, ...]
-    constants: Mapping[str, Any]  # tensors that the forward made out of nothing the trace saw: attribute → tensor
+    constants: Mapping[str, Any]  # attribute → tensor that the forward made out of nothing the trace saw
 
 
 @dataclass(frozen=True)
 class Note:
-    """Something a user must know of the capture. `topic`: "frozen", "opaque", "refused"."""
+    """Something a user must know of the capture. `topic`: "frozen", "opaque", "refused",
+    "unchecked" (a part of the check that could not be made)."""
 
     topic: str
     message: str
@@ -92,7 +93,7 @@ class Capture:
     operators: tuple[Operator, ...]
     edges: tuple[Edge, ...]
     total_flops: int  # of a training step: sites, and what lies outside them as far as it can be counted
-    seconds: Mapping[str, float]  # our own time by stage ("trace", "check" is mostly the user's model running)
+    seconds: Mapping[str, float]  # by stage; "check" is mostly the user's model running
 
 
 @dataclass(frozen=True)
