@@ -9,6 +9,7 @@ from ..kinds import Bilinear, Operand
 from ..policies._base import Scores
 from ..sites import ProductName
 
+_DOMINANT = 1e12  # score of a pair that is not finite, relative to the largest that is
 
 def pair_scores(
     which: Scores,
@@ -23,8 +24,8 @@ def pair_scores(
 
     "pair": s_i = ‖A_i‖·‖B_i‖; "weight": ‖B_i‖; "none": ones. With `mean` (the left operand's
     `Bilinear.center`) norms of the first operand are those of what is left of it without the mean.
-    Pairs with NaN or inf get more than any other of their row; a row of zeros becomes ones, for every
-    choice is then as good. Operands whose squares overflow or vanish are rescaled: one more pass, on
+    Pairs with NaN or inf get so much that no draw that goes by scores passes them over; a row of zeros
+    becomes ones, for every choice is then as good. Operands whose squares overflow or vanish are rescaled: one more pass, on
     a CPU only, for it needs to look at the values (elsewhere an overflow counts as inf)."""
     if which == "none":
         dtype = torch.float64 if second.dtype == torch.float64 else torch.float32
@@ -38,8 +39,8 @@ def pair_scores(
         scores = norms[0] if len(norms) == 1 else norms[0] * norms[1]
     finite = scores.isfinite()
     largest = torch.where(finite, scores, 0).amax(-1, keepdim=True)
-    # twice the largest, not equal to it: a tie might leave out the very pair that must show
-    above = torch.where(largest > 0, 2 * largest, 1).clamp(max=torch.finfo(scores.dtype).max)
+    # a random draw must not leave out the very pair that must show, were there a million others
+    above = torch.where(largest > 0, _DOMINANT * largest, 1).clamp(max=torch.finfo(scores.dtype).max)
     scores = torch.where(finite, scores, above)
     return torch.where(scores.amax(-1, keepdim=True) > 0, scores, 1)
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from fxapprox.choices import SCOPES, Choice, Sampled, Treatment
 from fxapprox.errors import RequestError
 from fxapprox.kinds import Call, Operation, Refusal, recognise
-from fxapprox.policies import Policy, Selection, Stream
+from fxapprox.policies import Policy, Selection, Stream, policies
 from fxapprox.policies.topk import TopK
 from fxapprox.policies.topk_weights import TopKWeights
 from fxapprox.sampling.product import sampled_product
@@ -310,12 +310,15 @@ def test_what_is_kept_for_backward() -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("center", [False, True])
-def test_what_is_not_finite_reaches_the_result(value: float, center: bool) -> None:
-    x, weight = torch.randn(6, 8), torch.randn(5, 8)
+@pytest.mark.parametrize("policy", [p for p in policies.all().values() if p.scores == "pair"])
+def test_what_is_not_finite_reaches_the_result(value: float, center: bool, policy: type[Policy]) -> None:
+    x, weight = torch.randn(6, 80), torch.randn(5, 80)
     x[2, 7] = value
-    how = Sampled(TopK(), keep=0.2, center=center)
-    got = sampled_product(operation(F.linear, x, weight), Choice.of_scope("forward", how), DRAW)
-    assert not got[2].isfinite().any()
+    how = Sampled(policy(), keep=0.02, center=center)
+    for number in range(10):
+        draw = Draw("site", seed=0, number=number)
+        got = sampled_product(operation(F.linear, x, weight), Choice.of_scope("forward", how), draw)
+        assert not got[2].isfinite().any()
 
 
 @pytest.mark.parametrize("scope", SCOPES)
