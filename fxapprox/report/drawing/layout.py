@@ -18,6 +18,7 @@ import networkx as nx
 Point = tuple[float, float]
 RANK_GAP, SIDE_GAP, LINE_GAP, LANE = 26.0, 22.0, 12.0, 7.0
 SWEEPS = 8
+WIDER, WORTH_FOLDING = 1.4, 0.75
 
 
 @dataclass
@@ -219,16 +220,32 @@ def _spread(row: Sequence[str], items: Mapping[str, Item], wanted: Mapping[str, 
 def _columns(
     grid: Sequence[Sequence[str]], items: Mapping[str, Item], tall: float
 ) -> list[list[Sequence[str]]]:
-    """The ranks in columns of about equal height, one where nothing is too tall."""
+    """The ranks in columns of about equal height, as many as make the whole somewhat wider than high; one
+    where nothing is too tall."""
     heights = [max((items[name].height for name in row), default=0.0) + RANK_GAP for row in grid]
     total = sum(heights)
-    count = max(1, round(total / tall)) if total > 1.25 * tall else 1
+    if total <= 1.25 * tall:
+        return [list(grid)]
+    right = max(item.x + item.width for item in items.values())
+    width = right - min(item.x for item in items.values()) + 2 * SIDE_GAP
+    count = min(max(2, round((WIDER * total / width) ** 0.5)), max(2, round(2 * total / tall)))
+    low, high = max(heights), total
+    while high - low > 1:  # the least height that this many columns can do with
+        limit = (low + high) / 2
+        low, high = (low, limit) if len(_filled(grid, heights, limit)) <= count else (limit, high)
+    # one large child and little beside it: folding would only tear that away
+    return _filled(grid, heights, high) if high < WORTH_FOLDING * total else [list(grid)]
+
+
+def _filled(
+    grid: Sequence[Sequence[str]], heights: Sequence[float], limit: float
+) -> list[list[Sequence[str]]]:
     columns: list[list[Sequence[str]]] = [[]]
     filled = 0.0
     for row, height in zip(grid, heights, strict=True):
-        # a rank goes where its middle falls
-        if columns[-1] and len(columns) < count and filled + height / 2 > total * len(columns) / count:
+        if columns[-1] and filled + height > limit:
             columns.append([])
+            filled = 0.0
         columns[-1].append(row)
         filled += height
     return columns

@@ -163,13 +163,14 @@ def node_texts(drawn: Outline, node: Node, whole: int | None) -> tuple[tuple[str
     lines: list[tuple[str, str]] = []
     if not node.sites:
         return (("op", _folded([*node.head, node.op, *node.tail])),)
-    if node.head:
+    if set(node.head) - {"Identity"}:
         lines.append(("folded", _folded(node.head)))
     lines.append(("name", drawn.title(node.id)))
     for site in node.sites:
-        lines.append(("facts", site_line(site)))
+        part = "" if len(node.sites) == 1 else site["id"].rpartition(".")[2]
+        lines.append(("facts", site_line(site, part or site["kind"])))
     lines.append(("facts", f"{percent(node.flops, whole)} · {how(node)}" if whole else how(node)))
-    if node.tail:
+    if set(node.tail) - {"Identity"}:
         lines.append(("folded", _folded(node.tail)))
     return tuple(lines)
 
@@ -179,16 +180,16 @@ def frame_label(drawn: Outline, cluster: str, whole: int | None) -> str:
     return drawn.title(cluster) + (f" · {percent(share, whole)}" if whole else "")
 
 
-def site_line(site: Mapping[str, Any]) -> str:
+def site_line(site: Mapping[str, Any], noun: str) -> str:
     """ "conv2d 64→128 3×3", "matmul 8×4×16×32 · 8×4×32×16"."""
     if not site["weight"]:
-        return f"{site['kind']} {shape(site['input_shape'])} · {shape(site['weight_shape'])}"
+        return f"{noun} {shape(site['input_shape'])} · {shape(site['weight_shape'])}"
     into, out = (
         site["products"][name]["pairs"] * site["products"][name]["groups"]
         for name in ("forward", "grad_input")
     )
     kernel = f" {shape(site['weight_shape'][2:])}" if len(site["weight_shape"]) > 2 else ""
-    return f"{site['kind']} {into}→{out}{kernel}"
+    return f"{noun} {into}→{out}{kernel}"
 
 
 def how(node: Node) -> str:
@@ -200,8 +201,9 @@ def how(node: Node) -> str:
 
 
 def _folded(ops: list[str]) -> str:
+    """Operators on one line: "BatchNorm2d, ReLU", "add ×2"; those that do nothing are not told."""
     runs: list[list[str]] = []
-    for op in ops:
+    for op in [op.strip("_") for op in ops if op != "Identity"] or ops:
         if runs and runs[-1][0] == op:
             runs[-1].append(op)
         else:
