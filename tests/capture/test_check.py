@@ -150,6 +150,21 @@ def test_what_differs_is_said():
     assert "raises ValueError: no" in verdict("plain", "raise ValueError('no')").guilty["two"]
 
 
+def test_a_mark_that_the_first_forward_leaves_is_no_fault():
+    class Preparing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self._prepared = True
+            return self.fc(x)
+
+    text = "def forward(self, x):\n    return self.fc(x)\n"
+    traced = Traced("trace", (), {"": Forward("", text, F, (), {})}, (), (), ())
+    assert not check(Preparing(), traced, Inputs((torch.randn(4, 4),))).guilty
+
+
 def test_a_wrong_root_is_named_alone():
     found = verdict("plain", "pass", ROOT.replace("(head, None)", "(head * 1.001, None)"))
     assert list(found.guilty) == [""]
