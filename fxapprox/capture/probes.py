@@ -46,7 +46,7 @@ def other_sizes(inputs: Inputs) -> list[tuple[Inputs, str]]:
         for axis in range(1, t.dim())
         if t.dim() == 3 or not t.is_floating_point()
     )
-    candidates = [length for length, _ in lengths.most_common(2) if length > 1]
+    candidates = [length for length, _ in lengths.most_common(3) if length > 1]
     return [(_changed(inputs, _growing(length)), f"sequence length {length}") for length in candidates]
 
 

@@ -43,10 +43,12 @@ class Sample:
 
 @dataclass(frozen=True)
 class Dimension:
-    """One dimension of a tensor: the node that holds it (by position), and its size in each sample."""
+    """A number that varies over the samples: a dimension of a tensor, or an integer argument.
+
+    `text` is what gives it at run time, over the node at `position`: `{0}.size(1)`."""
 
     position: int
-    axis: int
+    text: str
     sizes: tuple[int, ...]
 
 
@@ -81,9 +83,7 @@ class Solver:
 
     def _by_argument(self, values: Sequence[Any]) -> Expression | None:
         for number, (node, path, _) in enumerate(self.samples[0].frame.scalars):
-            given = [
-                s.frame.scalars[number][2] if number < len(s.frame.scalars) else None for s in self.samples
-            ]
+            given = self._argument(number)
             pairs = zip(given, values, strict=True)
             if not same(given) and all(type(a) is type(b) and a == b for a, b in pairs):
                 return Expression("{0}" + _steps(path), (node,))
@@ -158,15 +158,15 @@ class Solver:
         return None
 
     def _at(self, dimension: Dimension, text: str) -> Expression:
-        return Expression(text.replace("{axis}", str(dimension.axis)), (self.named[dimension.position],))
+        return Expression(text.replace("{d}", dimension.text), (self.named[dimension.position],))
 
     def _float(self, values: Sequence[float], position: int) -> Expression | None:
         near = [*self._operands(position), *self._inputs(), *self._before(position)]
         forms: tuple[tuple[str, Callable[[int], float]], ...] = (
-            ("float({0}.size({axis}))", float),
-            ("1 / {0}.size({axis})", lambda size: 1 / size),
-            ("{0}.size({axis}) ** -0.5", lambda size: size**-0.5),
-            ("{0}.size({axis}) ** 0.5", math.sqrt),
+            ("float({d})", float),
+            ("1 / {d}", lambda size: 1 / size),
+            ("{d} ** -0.5", lambda size: size**-0.5),
+            ("{d} ** 0.5", math.sqrt),
         )
         for dimension in near:
             for text, function in forms:
@@ -199,7 +199,7 @@ class Solver:
                     and all(v == factor * p for v, p in zip(values, products, strict=True))
                 ):
                     head = f"{factor} * " if factor != 1 else ""
-                    text = head + f"{{0}}.size({one.axis}) * {{1}}.size({other.axis})"
+                    text = head + one.text + " * " + other.text.replace("{0}", "{1}")
                     nodes = self.named
                     return Expression(text, (nodes[one.position], nodes[other.position]))
         return None
@@ -221,7 +221,7 @@ class Solver:
         if len({len(shape) for shape in shapes}) == 1:
             for axis, sizes in enumerate(zip(*shapes, strict=True)):
                 if len(set(sizes)) > 1:
-                    yield Dimension(number, axis, sizes)
+                    yield Dimension(number, f"{{0}}.size({axis})", sizes)
 
     def _operands(self, position: int) -> Iterator[Dimension]:
         base = self.samples[0]
@@ -234,8 +234,21 @@ class Solver:
             for number, node in enumerate(self.samples[0].nodes):
                 if node.op == "placeholder" or _is_step_of_input(node):
                     found.extend(self._dimensions(number))
+            found.extend(self._integers())
             self._placeholders = found
         return self._placeholders
+
+    def _integers(self) -> Iterator[Dimension]:
+        """Integer arguments that vary."""
+        base = self.samples[0]
+        for number, (node, path, _) in enumerate(base.frame.scalars):
+            values = self._argument(number)
+            if all(type(value) is int for value in values) and len(set(values)) > 1:
+                yield Dimension(base.index[node], "{0}" + _steps(path), tuple(values))
+
+    def _argument(self, number: int) -> list[Any]:
+        """A constant argument of the forward, in each sample."""
+        return [s.frame.scalars[number][2] if number < len(s.frame.scalars) else None for s in self.samples]
 
     def _before(self, position: int) -> Iterator[Dimension]:
         for number in range(position - 1, max(position - REACH, -1), -1):
@@ -246,7 +259,7 @@ Fit = Callable[[Dimension, Sequence[int]], "str | None"]
 
 
 def _equal(dimension: Dimension, values: Sequence[int]) -> str | None:
-    return "{0}.size({axis})" if dimension.sizes == tuple(values) else None
+    return "{d}" if dimension.sizes == tuple(values) else None
 
 
 def _multiple(dimension: Dimension, values: Sequence[int]) -> str | None:
@@ -255,7 +268,7 @@ def _multiple(dimension: Dimension, values: Sequence[int]) -> str | None:
         return None
     factor = values[0] // sizes[0]
     fits = all(value == factor * size for value, size in zip(values, sizes, strict=True))
-    return f"{factor} * {{0}}.size({{axis}})" if fits else None
+    return f"{factor} * {{d}}" if fits else None
 
 
 def _shifted(dimension: Dimension, values: Sequence[int]) -> str | None:
@@ -263,7 +276,7 @@ def _shifted(dimension: Dimension, values: Sequence[int]) -> str | None:
     if len(shifts) != 1:
         return None
     shift = shifts.pop()
-    return f"{{0}}.size({{axis}}) {'+' if shift > 0 else '-'} {abs(shift)}"
+    return f"{{d}} {'+' if shift > 0 else '-'} {abs(shift)}"
 
 
 def _quotient(dimension: Dimension, values: Sequence[int]) -> str | None:
@@ -273,7 +286,7 @@ def _quotient(dimension: Dimension, values: Sequence[int]) -> str | None:
     fits = divisor > 1 and all(
         s % divisor == 0 and s // divisor == v for s, v in zip(dimension.sizes, values, strict=True)
     )
-    return f"{{0}}.size({{axis}}) // {divisor}" if fits else None
+    return f"{{d}} // {divisor}" if fits else None
 
 
 def _padding(dimension: Dimension, values: Sequence[int]) -> str | None:
@@ -282,7 +295,7 @@ def _padding(dimension: Dimension, values: Sequence[int]) -> str | None:
         return None
     for window in range(max(values) + 1, 129):
         if all(-size % window == value for size, value in zip(dimension.sizes, values, strict=True)):
-            return f"-{{0}}.size({{axis}}) % {window}"
+            return f"-{{d}} % {window}"
     return None
 
 
@@ -295,7 +308,7 @@ def _affine(dimension: Dimension, values: Sequence[int]) -> str | None:
     shift = value - slope * size
     if slope == 0 or any(v != slope * s + shift for s, v in pairs):
         return None
-    return f"{slope} * {{0}}.size({{axis}}) {'+' if shift > 0 else '-'} {abs(shift)}"
+    return f"{slope} * {{d}} {'+' if shift > 0 else '-'} {abs(shift)}"
 
 
 def _steps(path: Path) -> str:
