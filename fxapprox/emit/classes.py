@@ -181,7 +181,7 @@ def _assignment(name: str, how: str, text: str) -> str:
         return f"self.register_buffer({quoted(name)}, {text})"
     if how == "transient buffer":
         return f"self.register_buffer({quoted(name)}, {text}, persistent=False)"
-    if how == "call":
+    if how == "statement":
         return text
     if plain_name:
         return f"self.{name} = {text}"

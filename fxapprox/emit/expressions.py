@@ -66,7 +66,7 @@ Expression: TypeAlias = Plain | Build | Items | Named | Part
 @dataclass(frozen=True)
 class Member:
     """An attribute that a constructor makes. `how`: "plain", "child", "parameter", "buffer", "transient
-    buffer" (not persistent)."""
+    buffer" (not persistent), or "statement" for a line of another sort."""
 
     name: str
     value: Expression

@@ -9,7 +9,8 @@ import keyword
 import sys
 import sysconfig
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,16 @@ class Imports:
             name = f"{wanted}{count}"
         self._taken.add(name)
         return name
+
+    @contextmanager
+    def tentative(self) -> Iterator[None]:
+        """Forget what was imported inside if it ends in an error."""
+        before = (set(self._taken), dict(self._bound), set(self.own))
+        try:
+            yield
+        except EmitError:
+            self._taken, self._bound, self.own = before
+            raise
 
     def spell(self, module: str, qualified: str = "") -> str:
         """An expression for `qualified` of `module` ("" is the module itself), imported if need be.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -10,16 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from ..capture._types import Forward
-from ..errors import EmitError
 from ..kinds import recognise
 from ..passes.layers import FunctionSite
 from ..record import Record
 from . import members
 from .expressions import Argument, Blueprint, Build, Expression, Items, Member, Named, Part, Plain
 from .imports import Imports
+from .kept import kept, shares
 from .methods import attributes, methods, template
 from .recover import Recovered, constructor, user_class
 from .tidy import tidied
+from .wrap import quoted
 from .wrappers import wrapped_layer
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
@@ -69,10 +71,10 @@ class Reader:
     def _torchs(self, module: nn.Module, path: str, cls: type[nn.Module]) -> Expression:
         if cls in CONTAINERS and not self._inlines(module, path):
             return self._container(module, path, cls)
-        if not self._needs_own_class(module, path):
+        if cls not in CONTAINERS and not self.needs_own_class(module, path):
             found = constructor(module, cls, self.imports)
-            if found is not None:
-                self._has_seen(module, path)
+            if found is not None and not _held(module) - found.makes:
+                self.has_seen(module, path)
                 return found.build
         if path in self.record.forwards:
             return self._captured(module, path, cls)
@@ -85,15 +87,10 @@ class Reader:
             if cls.forward is nn.Sequential.forward and not self._inlines(module, path):
                 return self._sequence(module, path, cls)
             return self._captured(module, path, cls)
-        base = next((b for b in cls.__mro__ if "forward" in vars(b) and _is_torchs(b)), None)
-        if (
-            base is not None
-            and cls.forward is base.forward
-            and issubclass(base, nn.Module)
-            and base is not nn.Module
-        ):
-            if base is nn.Sequential:
-                return self._sequence(module, path, cls)
+        base = _forwards_class(cls)
+        if base is nn.Sequential:
+            return self._sequence(module, path, cls)
+        if _is_torchs(base) and base not in (nn.Module, *CONTAINERS):
             return self._inherited(module, path, cls, base)
         container = next((c for c in CONTAINERS if issubclass(cls, c)), None)
         if container is not None and not self._read[id(module)]:
@@ -122,19 +119,19 @@ class Reader:
             return False
         for name, child in module._modules.items():
             below, cls = _join(path, name), user_class(child) if child is not None else nn.Identity
-            called = below in self.record.forwards or (_is_torchs(cls) and cls not in CONTAINERS)
-            if not called and not self._stays(below, cls):
+            own = _is_torchs(_forwards_class(cls)) and _forwards_class(cls) not in (nn.Module, *CONTAINERS)
+            if not own and below not in self.record.forwards and not self._stays(below, cls):
                 return True
         return False
 
-    def _needs_own_class(self, module: nn.Module, path: str) -> bool:
+    def needs_own_class(self, module: nn.Module, path: str) -> bool:
         """Whether a function call in `module` or below it is a site."""
         prefix = f"{path}." if path else ""
         return any(
             owner == path or owner.startswith(prefix) for owner, calls in self._redirected.items() if calls
         )
 
-    def _has_seen(self, module: nn.Module, path: str) -> None:
+    def has_seen(self, module: nn.Module, path: str) -> None:
         for name, below in module.named_modules(prefix=path):
             self._seen.setdefault(id(below), name)
 
@@ -143,7 +140,7 @@ class Reader:
     def _container(self, module: nn.Module, path: str, cls: type[nn.Module]) -> Expression:
         if issubclass(cls, nn.ParameterList | nn.ParameterDict):
             return self._parameters(module, path, cls)
-        found = self._children(module, path)
+        found = self.children(module, path)
         names = [member.name for member in found]
         items = tuple(member.value for member in found)
         in_order = names == [str(number) for number in range(len(names))]
@@ -201,10 +198,9 @@ class Reader:
             if n not in HARMLESS and hasattr(base, n)
         ]
         found = None if changed else constructor(module, base, self.imports)
-        has = {*module._parameters, *module._buffers, *module._modules}
-        if found is None or has - found.makes:
+        if found is None or _held(module) - found.makes:
             return self._kept(module, path)
-        self._has_seen(module, path)
+        self.has_seen(module, path)
         return found.build
 
     def _captured(self, module: nn.Module, path: str, cls: type[nn.Module]) -> Expression:
@@ -214,14 +210,14 @@ class Reader:
             (b for b in cls.__mro__ if _is_torchs(b) and b is not nn.Module and b not in CONTAINERS), None
         )
         if base is not None and not any(
-            self._needs_own_class(c, _join(path, n)) for n, c in module._modules.items() if c
+            self.needs_own_class(c, _join(path, n)) for n, c in module._modules.items() if c
         ):
             found = constructor(module, base, self.imports)
         if found is not None and base is not None:
             for name in found.makes & module._modules.keys():
                 child = module._modules[name]
                 if child is not None:
-                    self._has_seen(child, _join(path, name))
+                    self.has_seen(child, _join(path, name))
             spelled = self.imports.spell_object(getattr(nn, base.__name__, base))
             setup = Build("super().__init__", found.build.arguments)
             return self._part(module, path, cls, base=spelled, setup=setup, found=found)
@@ -237,38 +233,18 @@ class Reader:
             *members.plain_attributes(module, path, self.imports, only=self._read[id(module)]),
             *members.parameters(module, self.imports, without),
             *members.buffers(module, self.imports, without),
-            *self._children(module, path, without),
+            *self.children(module, path, without),
         ]
-        return self._finish(module, path, cls, base or self._nn("Module"), setup, body, remark)
+        return self.finish(module, path, cls, base or self._nn("Module"), setup, body, remark)
 
     def _kept(self, module: nn.Module, path: str) -> Expression:
-        """The user's own class (or torch's), its instance rebuilt without calling the constructor."""
-        cls = user_class(module)
-        reason = next(
-            (r for p, r in self._opaque.items() if p == path),
-            "it stands in a module that could not be captured",
-        )
-        if _is_torchs(cls):
-            remark = "Rebuilt from its attributes."
-        else:
-            self.kept[path] = reason
-            remark = f"The user's own forward: {reason.rstrip('.')}."
-        try:
-            base = self.imports.spell_in_module(cls)
-        except EmitError as failure:
-            where = f"{path or 'the model'}, which keeps its own forward: {reason}"
-            raise EmitError(failure.message, where=where, remedy=failure.remedy) from failure
-        body = [
-            *members.plain_attributes(module, path, self.imports),
-            *members.parameters(module, self.imports),
-            *members.buffers(module, self.imports),
-            *members.absent(module),
-            *self._children(module, path),
-        ]
-        setup = Build(f"{self._nn('Module')}.__init__", (Argument("", Plain("self")),))
-        return self._finish(module, path, cls, base, setup, body, remark)
+        """The user's own class, or torch's where its constructor's call is not known."""
+        reason = self._opaque.get(path, "it stands in a module that could not be captured")
+        if not _is_torchs(user_class(module)):
+            self.kept[path] = reason if path in self._opaque else ""
+        return kept(self, module, path, reason)
 
-    def _finish(
+    def finish(
         self,
         module: nn.Module,
         path: str,
@@ -278,9 +254,11 @@ class Reader:
         body: list[Member],
         remark: str,
     ) -> Expression:
+        """Add a class of the file; with the captured forward, unless the user's own does."""
         forward = self.record.forwards.get(path)
         calls = self._redirected[path]
         text, numbers = "", ()
+        body += shares(self, path)
         if forward is not None and (calls or path not in self.kept):
             done = methods(forward, calls, self.imports)
             text, numbers = done.template, done.numbers
@@ -324,7 +302,11 @@ class Reader:
 
     # ---- parts of them
 
-    def _children(self, module: nn.Module, path: str, without: Iterable[str] = ()) -> list[Member]:
+    def reach(self, path: str, below: str) -> str:
+        """`self.layers[0].attn` for the module `below`, in the class of the module at `path`."""
+        return reach("self", self.model.get_submodule(path), below[len(path) + 1 :] if path else below)
+
+    def children(self, module: nn.Module, path: str, without: Iterable[str] = ()) -> list[Member]:
         skip = set(without)
         return [
             Member(name, self.expression(child, _join(path, name)), "child")
@@ -368,12 +350,37 @@ def _constants(forward: Forward, module: nn.Module, imports: Imports) -> Iterato
             yield Member(name, Plain(repr(value)), "plain")
 
 
+def reach(root: str, module: nn.Module, path: str) -> str:
+    """`model.layers[0].attn` for "layers.0.attn" of `module`, whose name is `root`."""
+    text, here = root, module
+    for part in path.split("."):
+        if part.isidentifier() and not keyword.iskeyword(part):
+            text += f".{part}"
+        elif isinstance(here, nn.Sequential | nn.ModuleList) and part.isdigit():
+            text += f"[{part}]"
+        elif isinstance(here, nn.ModuleDict):
+            text += f"[{quoted(part)}]"
+        else:
+            text = f"getattr({text}, {quoted(part)})"
+        here = here._modules.get(part) or here
+    return text
+
+
 def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
 def _is_torchs(cls: type) -> bool:
     return cls.__module__.split(".")[0] == "torch"
+
+
+def _forwards_class(cls: type[nn.Module]) -> type[nn.Module]:
+    """The class in whose body the forward of `cls` stands."""
+    return next(base for base in cls.__mro__ if "forward" in vars(base))
+
+
+def _held(module: nn.Module) -> set[str]:
+    return {*module._parameters, *module._buffers, *module._modules}
 
 
 def _origin(cls: type) -> str:

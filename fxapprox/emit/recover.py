@@ -49,10 +49,12 @@ def constructor(module: nn.Module, cls: type[nn.Module], imports: Imports) -> Re
     name = imports.spell_object(_public(cls))
     if name is None:
         return None
-    parameters = list(_parameters(cls))
-    values = _values(module, cls, parameters, imports.dtype, simplify=True)
-    if values is None:
-        values = _values(module, cls, parameters, imports.dtype, simplify=False)
+    values, parameters = None, list[inspect.Parameter]()
+    for bases, simplify in ((False, True), (False, False), (True, True), (True, False)):
+        parameters = list(_parameters(cls, bases=bases))
+        values = _values(module, cls, parameters, imports.dtype, simplify=simplify)
+        if values is not None:
+            break
     if values is None:
         return None
     try:
@@ -116,8 +118,8 @@ def _public(cls: type) -> type:
     return getattr(nn, cls.__name__, cls)
 
 
-def _parameters(cls: type[nn.Module]) -> Iterator[inspect.Parameter]:
-    """Parameters of the constructor, those of the bases' in place of *args and **kwargs."""
+def _parameters(cls: type[nn.Module], *, bases: bool) -> Iterator[inspect.Parameter]:
+    """Parameters of the constructor; with `bases`, those of the bases' in place of *args and **kwargs."""
     seen = set(IGNORED) | ({"mode"} if issubclass(cls, nn.RNNBase) else set())
     for base in cls.__mro__:
         if "__init__" not in vars(base) or base is nn.Module:
@@ -129,7 +131,7 @@ def _parameters(cls: type[nn.Module]) -> Iterator[inspect.Parameter]:
             elif p.name not in seen and not p.name.startswith("_"):
                 seen.add(p.name)
                 yield p
-        if not open_ended or cls is nn.Identity:
+        if not open_ended or not bases or cls is nn.Identity:
             return
 
 
@@ -242,9 +244,20 @@ def _alike(first: Tensor | None, second: Tensor | None) -> bool:
     return first.shape == second.shape and first.dtype == second.dtype
 
 
-def _same(first: Any, second: Any) -> bool:
+def _same(first: Any, second: Any, nesting: int = 6) -> bool:
+    """Equal values; objects whose class has no equality of its own by their attributes, `nesting` deep."""
+    if first is second:
+        return True
     if type(first) is not type(second) and not (isinstance(first, tuple) and isinstance(second, tuple)):
         return False
+    if nesting and isinstance(first, list | tuple) and len(first) == len(second):
+        return all(_same(one, other, nesting - 1) for one, other in zip(first, second, strict=True))
+    if type(first).__eq__ is object.__eq__ and not callable(first) and hasattr(first, "__dict__"):
+        first, second = vars(first), vars(second)
+    if nesting and isinstance(first, dict):
+        return first.keys() == second.keys() and all(
+            _same(v, second[k], nesting - 1) for k, v in first.items()
+        )
     try:
         return bool(first == second)
     except Exception:  # a comparison that does not answer is no equality

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import keyword
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -21,7 +20,7 @@ from .classes import Class, Classes
 from .expressions import Expression, holes, printed, resolved
 from .files import MARKER
 from .imports import Imports
-from .reader import Reader
+from .reader import Reader, reach
 from .table import plan_text
 from .wrap import filled, quoted, wrapped
 
@@ -77,6 +76,7 @@ def _header(
         "",
         *filled(f"Training samples, evaluation is exact. The weights are in {names.weights}, beside this file: "
                  "keep the two together."),
+        *_frozen_notes(record),
         *_needs(reader, imports),
         '"""',
     ]  # fmt: skip
@@ -125,15 +125,27 @@ def _reasons(left: Sequence[Decision]) -> str:
     return "; ".join(texts).replace('"""', "'''") + (f"; {more} more reasons" if more > 0 else "") + "."
 
 
+def _frozen_notes(record: Record) -> Iterator[str]:
+    """What the forwards hold on to of the example inputs."""
+    found = [note.message for note in record.notes if note.topic == "frozen"]
+    if found:
+        yield ""
+        shown = "; ".join(found[:MOST_REASONS]) + (
+            f"; {len(found) - MOST_REASONS} more" * (len(found) > MOST_REASONS)
+        )
+        yield from filled(f"Holds only for inputs like the examples: {shown}.".replace('"""', "'''"))
+
+
 def _needs(reader: Reader, imports: Imports) -> Iterator[str]:
     """What else must be importable."""
     if reader.kept:
         yield ""
-        shown = [
-            f"{path or 'the model'} ({reason.rstrip('.')})" for path, reason in list(reader.kept.items())[:5]
-        ]
-        more = f" and {len(reader.kept) - 5} more" if len(reader.kept) > 5 else ""
-        yield from filled(f"Keeps the user's own forward, which is imported: {'; '.join(shown)}{more}.")
+        told = {path: reason for path, reason in reader.kept.items() if reason}
+        shown = [f"{path or 'the model'} ({reason.rstrip('.')})" for path, reason in list(told.items())[:5]]
+        more = f" and {len(told) - 5} more" if len(told) > 5 else ""
+        yield from filled(
+            f"Keeps the user's own forward, which is imported, of {'; '.join(shown)}{more}, and what is in them."
+        )
     if imports.own:
         if not reader.kept:
             yield ""
@@ -184,9 +196,12 @@ def _line(value: Expression) -> str:
 
 def _ties(model: nn.Module, reader: Reader) -> Iterator[str]:
     for path, first in reader.shared:
-        yield f"{reach(model, path)} = {reach(model, first)}  # the same module"
-    for name, first in weights.ties(model):
-        yield f"{reach(model, name)} = {reach(model, first)}  # tied"
+        yield f"{reach('model', model, path)} = {reach('model', model, first)}"
+    tied = list(weights.ties(model))
+    if tied:
+        yield "# tied"
+    for name, first in tied:
+        yield f"{reach('model', model, name)} = {reach('model', model, first)}"
 
 
 def _frozen(model: nn.Module, imports: Imports) -> Iterator[str]:
@@ -196,7 +211,7 @@ def _frozen(model: nn.Module, imports: Imports) -> Iterator[str]:
         yield "    model.get_parameter(name).requires_grad_(False)"
         return
     for path, _ in found:
-        yield f"{reach(model, path)}.requires_grad_(False)"
+        yield f"{reach('model', model, path)}.requires_grad_(False)"
 
 
 def _frozen_table(model: nn.Module) -> str:
@@ -207,7 +222,7 @@ def _frozen_table(model: nn.Module) -> str:
 def _modes(model: nn.Module) -> Iterator[str]:
     if model.training:
         for path in weights.in_evaluation(model):
-            yield f"{reach(model, path)}.eval()"
+            yield f"{reach('model', model, path)}.eval()"
 
 
 def _layout(model: nn.Module, imports: Imports) -> Iterator[str]:
@@ -215,19 +230,3 @@ def _layout(model: nn.Module, imports: Imports) -> Iterator[str]:
         yield f"model.to({imports.spell('torch', str(imports.dtype).removeprefix('torch.'))})"
     if weights.channels_last(model):
         yield f"model.to(memory_format={imports.spell('torch', 'channels_last')})"
-
-
-def reach(model: nn.Module, path: str) -> str:
-    """`model.layers[0].attn` for "layers.0.attn"."""
-    text, here = "model", model
-    for part in path.split("."):
-        if part.isidentifier() and not keyword.iskeyword(part):
-            text += f".{part}"
-        elif isinstance(here, nn.Sequential | nn.ModuleList) and part.isdigit():
-            text += f"[{part}]"
-        elif isinstance(here, nn.ModuleDict):
-            text += f"[{quoted(part)}]"
-        else:
-            text = f"getattr({text}, {quoted(part)})"
-        here = here._modules.get(part) or here
-    return text

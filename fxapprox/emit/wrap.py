@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 WIDTH = 110
+LEAST = 12
+"""Brackets around less than this are not worth breaking."""
 OPENING, CLOSING = "([{", ")]}"
 
 
@@ -36,10 +38,13 @@ def filled(text: str, width: int = WIDTH) -> Iterator[str]:
 
 def _broken(line: str, width: int) -> Iterator[str]:
     pairs = _pairs(line) if len(line) > width else None
-    if not pairs:
+    if pairs is None:
         yield line
         return
-    start, stop = max(pairs, key=lambda pair: pair[1] - pair[0])
+    start, stop = max(pairs, key=lambda pair: pair[1] - pair[0], default=(0, 0))
+    if stop - start < LEAST:
+        yield from _bracketed(line)
+        return
     indent = line[: len(line) - len(line.lstrip())] + "    "
     items = _items(line[start + 1 : stop])
     yield line[: start + 1]
@@ -51,6 +56,16 @@ def _broken(line: str, width: int) -> Iterator[str]:
         for item in items:
             yield from _broken(indent + item + comma, width)
     yield from _broken(indent[:-4] + line[stop:], width)
+
+
+def _bracketed(line: str) -> Iterator[str]:
+    """The value of an assignment in brackets of its own; any other line as it is."""
+    target, equals, value = line.partition(" = ")
+    indent = line[: len(line) - len(line.lstrip())]
+    if not equals or "(" in target or '"' in target:
+        yield line
+        return
+    yield from (f"{target} = (", f"{indent}    {value}", f"{indent})")
 
 
 def _pairs(line: str) -> list[tuple[int, int]] | None:
