@@ -35,6 +35,9 @@ class Record:
         return cls(plan, capture.forwards, installed, capture.notes, capture.operators, capture.edges,
                    capture.rung, capture.total_flops, capture.seconds)  # fmt: skip
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Record:
+        return self  # nothing in it changes, and a copy of a large plan takes seconds
+
     def with_warnings(self, warnings: tuple[PlanWarning, ...]) -> Record:
         return replace(self, warnings=warnings)
 

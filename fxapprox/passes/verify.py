@@ -11,19 +11,26 @@ from ..capture._types import Capture
 from ..capture.check import COSTLY_FLOPS
 from ..capture.rng import kept_random_state
 from ..capture.trials import Modes, Trial, mismatch, run
+from ..choices import Choice
 from ..errors import FxApproxError
 from .copying import deep_copy
+from .layers import Sites
 
 
 def verify(capture: Capture, model: nn.Module) -> None:
     """Raise FxApproxError where `model`, made from `capture.model`, broke a promise.
 
     The state_dict has the same keys, shapes and dtypes; what was tied is tied; in evaluation the example
-    inputs give the same outputs, to rounding (not looked at where a step takes more than
-    `COSTLY_FLOPS`). Runs copies only."""
+    inputs give the same outputs, to rounding, and so they do in training with all pairs kept (neither is
+    looked at where a step takes more than `COSTLY_FLOPS`). Runs copies only."""
     wrong = _state_differences(capture.model, model) or _tie_differences(capture.model, model)
     if not wrong and capture.total_flops <= COSTLY_FLOPS:
-        wrong = _evaluation_differences(capture, model)
+        still = Modes(grad=False)
+        evaluation = Trial("eval mode, the example inputs", False, capture.inputs, 0, still)
+        training = Trial("train mode, every product exact", True, capture.inputs, 0, still)
+        wrong = _outcome_differences(capture.model, deep_copy(model), evaluation) or _outcome_differences(
+            capture.model, _with_exact_choices(model), training
+        )
     if wrong:
         raise FxApproxError(
             f"the rewritten model is not the user's model: {wrong}",
@@ -65,14 +72,24 @@ def _ties(model: nn.Module) -> set[frozenset[str]]:
     return {frozenset(group) for group in names.values() if len(group) > 1}
 
 
-def _evaluation_differences(capture: Capture, model: nn.Module) -> str | None:
-    trial = Trial("eval mode, the example inputs", False, capture.inputs, 0, Modes(grad=False))
+def _outcome_differences(theirs: nn.Module, ours: nn.Module, trial: Trial) -> str | None:
     with kept_random_state():
-        theirs = run(deep_copy(capture.model), trial)
-        if theirs.failure is not None:
+        expected = run(deep_copy(theirs), trial)
+        if expected.failure is not None:
             return None  # a model that only trains
-        wrong = mismatch(theirs, run(deep_copy(model), trial))
+        wrong = mismatch(expected, run(ours, trial))
         if wrong:  # what the user's model itself does not repeat cannot be held against the copy
-            unsteady = mismatch(theirs, run(deep_copy(capture.model), trial))
+            unsteady = mismatch(expected, run(deep_copy(theirs), trial))
             wrong = {name: text for name, text in wrong.items() if name not in unsteady}
     return f"{next(iter(wrong.values()))} ({trial.label})" if wrong else None
+
+
+def _with_exact_choices(model: nn.Module) -> nn.Module:
+    """A copy in which every site computes all of its products, by the way that sampled ones go."""
+    replica = deep_copy(model)
+    for module in replica.modules():
+        sites = module.__dict__.get("_fxapprox")
+        if isinstance(sites, Sites):
+            for part in sites.parts.values():
+                part.choice = Choice()
+    return replica

@@ -170,6 +170,21 @@ def test_a_forward_that_evaluates_to_something_else_is_refused():
         fast(capture)
 
 
+def test_a_product_that_is_not_the_calls_is_refused(monkeypatch):
+    from fxapprox.kinds._base import Operation
+    from fxapprox.kinds.linear import Linear
+
+    right = Linear.operation
+
+    def wrong(self: Linear, call: object) -> Operation:
+        operation = right(self, call)
+        return replace(operation, left=operation.left + 1)
+
+    monkeypatch.setattr(Linear, "operation", wrong)
+    with pytest.raises(FxApproxError, match="train mode, every product exact"):
+        fast(captured())
+
+
 def test_a_state_dict_that_changed_is_refused(monkeypatch):
     import fxapprox.passes.substitute as module
 
