@@ -28,7 +28,7 @@ def change(before: float, after: float) -> str:
 
 def percent(part: float, whole: float) -> str:
     """A share; never "100%" or "0%" for what is neither."""
-    if not whole or part == whole:
+    if not whole or part in (0, whole):
         return "100%" if part else "0%"
     share = 100 * part / whole
     for digits in (0, 1, 2):

@@ -66,7 +66,7 @@ def facts(
         "totals": _totals(sites, captured.total_flops if captured else None),
         "sites": sites,
         "notes": [dataclasses.asdict(note) for note in captured.notes] if captured else [],
-        "warnings": [dataclasses.asdict(warning) for warning in said],
+        "warnings": [dataclasses.asdict(warning) | {"sites": list(warning.sites)} for warning in said],
     }
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
 from ..amounts import amount, percent
+from ..tables import treatment
 from .layout import Point
 from .outline import Node
 from .scene import LINE, Box, Frame, Scene, how
@@ -78,17 +79,19 @@ def border(node: Node, colours: Mapping[str, str]) -> tuple[str, float, str]:
 
 def tooltip(node: Node, whole: int) -> str:
     """All that a box is too small for."""
-    lines = [node.id, *(f"before it: {op}" for op in node.head)]
+    lines = [node.id, *([f"before it: {', '.join(node.head)}"] if node.head else [])]
     for site in node.sites:
-        lines.append(f"{site['kind']}, {percent(site['flops'], whole)} of the training FLOPs")
+        lines.append(f"{site['id']}: {site['kind']}, {percent(site['flops'], whole)} of the training FLOPs")
         for name, product in site["products"].items():
             after = (
                 f" → {amount(product['flops_after'])}" if product["flops_after"] != product["flops"] else ""
             )
             lines.append(f"{name}: {product['pairs']} {product['over']}, {amount(product['flops'])}{after}")
-        lines.append(site["reason"])
-        lines += [site["source"]] if site["source"] else []
-    return "\n".join([*lines, *(f"after it: {op}" for op in node.tail)])
+        if site["rewritten"]:
+            lines.append(treatment(site).replace("\n", ", "))
+        lines += [text for text in (site["reason"], site["source"]) if text]
+    lines += [f"after it: {', '.join(node.tail)}"] if node.tail else []
+    return "\n".join(lines)
 
 
 def _legend(told: Mapping[str, Any], colours: Mapping[str, str], most: int, whole: int) -> Iterator[str]:
