@@ -71,6 +71,10 @@ def difference_of_leaves(expected: Any, actual: Any, floor: float = 0.0) -> str 
     if not isinstance(expected, Tensor) or not isinstance(actual, Tensor):
         same = type(expected) is type(actual) and (expected == actual or expected != expected)
         return None if same else f"is {_facts(actual)}, expected {_facts(expected)}"
+    if expected.is_nested or actual.is_nested:
+        if not (expected.is_nested and actual.is_nested):
+            return f"is {_facts(actual)}, expected {_facts(expected)}"
+        return difference(list(expected.unbind()), list(actual.unbind()), floor)
     if expected.shape != actual.shape or expected.dtype != actual.dtype:
         return f"is {_facts(actual)}, expected {_facts(expected)}"
     if expected.is_meta or actual.is_meta:
@@ -101,5 +105,6 @@ def _rounding(expected: Tensor, actual: Tensor, floor: float) -> str | None:
 
 def _facts(leaf: Any) -> str:
     if isinstance(leaf, Tensor):
-        return f"{str(leaf.dtype).removeprefix('torch.')} {list(leaf.shape)}"
+        shape = f"nested {leaf.size(0)}" if leaf.is_nested else list(leaf.shape)
+        return f"{str(leaf.dtype).removeprefix('torch.')} {shape}"
     return f"{leaf!r:.60}"

@@ -16,7 +16,7 @@ def deep_copy(model: nn.Module) -> nn.Module:
     Tensors in the middle of an autograd graph that modules keep as attributes (the `weight` of the
     older `torch.nn.utils.weight_norm`, cached activations) are copied by value: what made them makes
     them again in the next forward. Python attributes that users set on parameters
-    (`p.no_weight_decay = True`) are kept; torch's deepcopy drops them.
+    (`p.no_weight_decay = True`) are kept, and hooks on their gradients; torch's deepcopy drops both.
 
     Raises CaptureError that names the attribute which cannot be copied."""
     try:
@@ -26,6 +26,9 @@ def deep_copy(model: nn.Module) -> nn.Module:
     for original, parameter in zip(model.parameters(), replica.parameters(), strict=True):
         for name, value in original.__dict__.items():
             parameter.__dict__.setdefault(name, value)
+        if original.requires_grad:
+            for hook in (original._backward_hooks or {}).values():
+                parameter.register_hook(hook)
     return replica
 
 

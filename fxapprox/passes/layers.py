@@ -32,17 +32,19 @@ M = TypeVar("M", bound=nn.Module)
 
 @dataclass
 class Part:
-    """One product of a call: its site, what is done there, and its random numbers."""
+    """One product of a call: its site, what is done there, and its random numbers. `exact` where it keeps
+    every pair, `random` where it draws."""
 
     choice: Choice
     stream: SiteStream
+    exact: bool
     random: bool
 
     @classmethod
     def of(cls, site: str, choice: Choice) -> Part:
-        treatments = (choice.treatment(product) for product in PRODUCTS)
-        random = any(how.policy.random for how in treatments if isinstance(how, SampledProduct))
-        return cls(choice, SiteStream(site), random)
+        treatments = [choice.treatment(product) for product in PRODUCTS]
+        sampled = [how for how in treatments if isinstance(how, SampledProduct) and how.keep < 1]
+        return cls(choice, SiteStream(site), not sampled, any(how.policy.random for how in sampled))
 
     def draw(self, left: Tensor) -> Draw:
         """The draw of this forward; without chance all are the same, and nothing is counted: a number
@@ -64,7 +66,10 @@ class Sites:
         return cls(kind, {part: Part.of(ids[part], choice) for part, choice in choices.items()})
 
     def run(self, call: Call) -> Any:
-        """The call's result in training."""
+        """The call's result in training; with keep = 1 the call as it was written, for the kind's normal form
+        may add up in another order."""
+        if all(part.exact for part in self.parts.values()):
+            return self.kind.exact(call)
         if torch.compiler.is_compiling() and any(part.random for part in self.parts.values()):
             torch._dynamo.graph_break(msg=REASON)  # what fullgraph=True reports
             return torch.compiler.disable(self._run, reason=REASON)(call)

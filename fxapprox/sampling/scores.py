@@ -25,8 +25,9 @@ def pair_scores(
     "pair": s_i = ‖A_i‖·‖B_i‖; "weight": ‖B_i‖; "none": ones. With `mean` (the left operand's
     `Bilinear.center`) norms of the first operand are those of what is left of it without the mean.
     Pairs with NaN or inf get so much that no draw that goes by scores passes them over; a row of zeros
-    becomes ones, for every choice is then as good. Operands whose squares overflow or vanish are rescaled: one more pass, on
-    a CPU only, for it needs to look at the values (elsewhere an overflow counts as inf)."""
+    becomes ones, for every choice is then as good. Operands whose squares overflow or vanish are
+    rescaled: one more pass, on a CPU only, for it needs to look at the values (elsewhere an overflow
+    counts as inf)."""
     if which == "none":
         dtype = torch.float64 if second.dtype == torch.float64 else torch.float32
         return torch.ones(shape, dtype=dtype, device=second.device)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fxapprox.capture import check as checks
 from fxapprox.capture._types import Forward, Inputs, Traced
 from fxapprox.capture.check import check
+from fxapprox.capture.compare import difference
 from fxapprox.capture.trials import other_batch, other_values
 
 F: dict[str, tuple[str, str]] = {"torch": ("torch", ""), "F": ("torch.nn.functional", "")}
@@ -235,3 +236,12 @@ def test_other_inputs_keep_shapes_ranges_and_identity():
 @pytest.mark.parametrize(("batch", "size"), [(1, 3), (2, 4), (3, 6), (4, 2), (5, 10), (8, 4)])
 def test_the_other_batch_size(batch, size):
     assert other_batch(Inputs((torch.rand(batch, 2),)))[1:] == (batch, size)
+
+
+def test_nested_tensors_are_compared_piece_by_piece():
+    def ragged(last: float) -> Tensor:
+        return torch.nested.nested_tensor([torch.ones(2, 3), torch.full((4, 3), last)])
+
+    assert difference(ragged(1.0), ragged(1.0)) is None
+    assert "differs by 1" in str(difference(ragged(1.0), ragged(2.0)))
+    assert "nested 2" in str(difference(ragged(1.0), torch.ones(2, 4, 3)))

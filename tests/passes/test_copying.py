@@ -23,6 +23,15 @@ def test_ties_and_marks_of_parameters_are_kept():
     assert replica[0].weight.no_weight_decay
 
 
+def test_hooks_on_the_gradients_of_parameters_are_kept():
+    model = nn.Linear(3, 3)
+    model.weight.register_hook(lambda grad: 0 * grad)
+    replica = deep_copy(model)
+    replica(torch.randn(2, 3)).sum().backward()
+    assert not replica.weight.grad.any()
+    assert replica.bias.grad.any()
+
+
 def test_a_weight_in_the_middle_of_a_graph_is_copied():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
