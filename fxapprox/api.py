@@ -190,9 +190,10 @@ def _rules(
         return (rules,)
     if isinstance(rules, str | os.PathLike):
         return load_rules(rules)
-    wrong = [type(rule).__name__ for rule in rules if not isinstance(rule, Rule)]
-    if wrong or not rules:
-        what = f"holds a {wrong[0]}" if wrong else "is empty"
+    listed = isinstance(rules, Sequence)
+    wrong = [type(rule).__name__ for rule in rules if not isinstance(rule, Rule)] if listed else []
+    if wrong or not listed or not rules:
+        what = f"holds a {wrong[0]}" if wrong else "is empty" if listed else f"is a {type(rules).__name__}"
         raise RequestError(f"rules= {what}", remedy="give a rules file, a list of fxapprox.Rule, or a Plan")
     return tuple(rules)
 

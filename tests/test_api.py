@@ -103,6 +103,7 @@ REQUESTS = {
     "unknown scope": ({"policy": "topk", "scope": "forwards"}, "forward"),
     "rules and shorthand": ({"rules": [fxapprox.Rule(policy="topk")], "keep": 0.5}, "beside rules="),
     "empty rules": ({"rules": []}, "is empty"),
+    "rules of a wrong type": ({"rules": 5}, "is a int"),
     "no rules": ({"rules": ["topk"]}, "holds a str"),
     "a rule that matches nothing": (
         {"rules": [fxapprox.Rule(path="nope", policy="topk")]},

@@ -53,6 +53,9 @@ def _check_head(document: Mapping[str, Any], name: str, text: str) -> list[Probl
     problems = []
     if not text.strip():
         return [Problem(f"{name} is empty", (), "begin it with: version = 1, then [[rule]]", name)]
+    if "fingerprint" in document and "version" not in document:
+        remedy = "in Python rules=fxapprox.Plan.load(…), on the command line --plan"
+        return [Problem(f"{name} is a plan, not a rules file", (), remedy, name)]
     if "version" not in document:
         problems.append(Problem(f"{name} names no version", (), "begin it with: version = 1", name))
     elif document["version"] != VERSION or isinstance(document["version"], bool):

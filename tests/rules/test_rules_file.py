@@ -80,6 +80,7 @@ def test_one_problem_is_one_message(write):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ('format = 1\nfingerprint = "ab"\n[site.fc]\n', "rules.toml is a plan, not a rules file"),
         ("", "rules.toml is empty"),
         (" \n\n", "rules.toml is empty"),
         ("version = 1\n", "rules.toml holds no rules"),
