@@ -12,6 +12,7 @@ from torch.amp.autocast_mode import autocast
 
 from ..kinds import Call
 from .frames import Applied, Foreign, Frame, OddValue, Region
+from .functions import original_apply, watching_functions
 from .lines import author, definition, file_of
 from .names import can_spell
 from .nests import fingerprint, holders, is_plain, tensors
@@ -21,7 +22,6 @@ from .tree import contents, snapshot
 
 _call = nn.Module.__call__
 _set = nn.Module.__setattr__
-_apply = torch.autograd.Function.__dict__["apply"].__func__
 
 
 @contextmanager
@@ -31,17 +31,12 @@ def patched(recorder: Recorder) -> Iterator[None]:
         for owner, name, value in (
             (nn.Module, "__call__", lambda *a, **k: _module_call(recorder, *a, **k)),
             (nn.Module, "__setattr__", lambda m, n, v: _module_set(recorder, m, n, v)),
-            (
-                torch.autograd.Function,
-                "apply",
-                classmethod(lambda c, *a, **k: _function_apply(recorder, c, a, k)),
-            ),
             (autocast, "__enter__", _autocast_enter(recorder)),
             (autocast, "__exit__", _autocast_exit(recorder)),
-            (torch, "from_numpy", _from_numpy(recorder)),
             (torch.autograd.graph.saved_tensors_hooks, "__enter__", _saved_hooks_enter(recorder)),
         ):
             stack.enter_context(_replaced(owner, name, value))
+        stack.enter_context(watching_functions(lambda c, a, k: _function_apply(recorder, c, a, k)))
         yield
 
 
@@ -258,7 +253,7 @@ def _close(recorder: Recorder, frame: Frame, result: Any) -> None:
         )
     except Foreign as error:
         if recorder._is_constant(error.tensor):
-            frame.constant(error.tensor, error.tensor)
+            recorder.keep_constant(frame, error.tensor)
             _close(recorder, frame, result)
         else:
             recorder.cannot_spell(frame, error, "returns")
@@ -283,14 +278,14 @@ def _module_set(recorder: Recorder, module: nn.Module, name: str, value: Any) ->
 def _function_apply(recorder: Recorder, cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     frame = recorder.top
     if frame is None or recorder.seen_running:
-        return _apply(cls, *args, **kwargs)
+        return original_apply(cls, *args, **kwargs)
     if cls.__module__.startswith("torch.utils.checkpoint"):
         recorder.fault(frame, "checkpoints its activations")
-        return _apply(cls, *args, **kwargs)
+        return original_apply(cls, *args, **kwargs)
 
     def run() -> Any:
         with recorder.silent():
-            return _apply(cls, *args, **kwargs)
+            return original_apply(cls, *args, **kwargs)
 
     if not can_spell(cls):
         recorder.fault(
@@ -325,18 +320,6 @@ def _autocast_exit(recorder: Recorder) -> Callable[..., Any]:
         return original(self, *error)
 
     return leave
-
-
-def _from_numpy(recorder: Recorder) -> Callable[..., Tensor]:
-    original = torch.from_numpy
-
-    def from_numpy(array: Any) -> Tensor:
-        if recorder.top is None or recorder.seen_running:
-            return original(array)
-        with recorder.running():
-            return recorder.call(recorder.top, original, (array,), {}, lambda: original(array))
-
-    return from_numpy
 
 
 def _saved_hooks_enter(recorder: Recorder) -> Callable[..., Any]:

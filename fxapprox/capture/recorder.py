@@ -75,7 +75,6 @@ OPENED_ATTENTION = FunctionType(
     F.multi_head_attention_forward.__name__,
     F.multi_head_attention_forward.__defaults__,
 )
-_FROM_NUMPY = torch.from_numpy  # the name in torch is replaced while a trace runs
 OPENED_ATTENTION.__kwdefaults__ = F.multi_head_attention_forward.__kwdefaults__
 
 
@@ -118,6 +117,7 @@ class Recorder(TorchFunctionMode):
         self.changed_modules = False  # attributes of a module were assigned or changed
         self._maker: dict[int, Frame] = {}
         self._unseen: dict[int, str] = {}
+        self._values_of: dict[int, Tensor] = {}  # of constants, where the trace holds fakes
         self._data_shaped: set[int] = set()
         self._kept: list[Any] = []
         self._random: Any = None
@@ -207,6 +207,12 @@ class Recorder(TorchFunctionMode):
         for tensor in tensors(result):
             self._unseen[id(tensor)] = what
             self._kept.append(tensor)
+
+    def lifted(self, tensor: Tensor, real: Tensor) -> None:
+        """`tensor` was made from data of Python's (`torch.FloatTensor([0.5])`), whose values `real` holds."""
+        with unset_fake_temporarily():
+            self._values_of[id(tensor)] = real.detach().clone()
+        self._kept.append(tensor)
 
     def check_random(self) -> None:
         """Blame the frame on top where Python's or numpy's generator moved since the last look."""
@@ -352,7 +358,7 @@ class Recorder(TorchFunctionMode):
     def _with_constants(self, frame: Frame, error: Exception, given: Any, named: Any, what: str) -> Any:
         """Try again with tensors from outside the model kept as constants; None where it cannot be."""
         while isinstance(error, Foreign) and self._is_constant(error.tensor):
-            frame.constant(error.tensor, error.tensor)
+            self.keep_constant(frame, error.tensor)
             try:
                 return frame.spelled(given), frame.spelled(named)
             except (OddValue, Foreign) as next_error:
@@ -361,9 +367,12 @@ class Recorder(TorchFunctionMode):
         self.cannot_spell(frame, error, what)
         return None
 
+    def keep_constant(self, frame: Frame, tensor: Tensor) -> None:
+        frame.constant(tensor, self._values_of.get(id(tensor), tensor))
+
     def _is_constant(self, tensor: Tensor) -> bool:
-        """Whether a tensor existed before the model ran and belongs to no module."""
-        return not (
+        """Whether a tensor existed before the model ran, or came from Python's data, and is no module's."""
+        return id(tensor) in self._values_of or not (
             id(tensor) in self._unseen or id(tensor) in self._maker or self.tree.owns(tensor)
             or tensor.requires_grad or type(tensor) not in (Tensor, nn.Parameter)
         )  # fmt: skip
@@ -415,7 +424,7 @@ def _lineage(frame: Frame | None) -> list[Frame]:
 
 def _from_numpy(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
     """The real tensor of a call that makes one from an array of numpy's, None for any other call."""
-    if func not in (torch.tensor, torch.as_tensor, torch.asarray, _FROM_NUMPY):
+    if func not in (torch.tensor, torch.as_tensor, torch.asarray):
         return None
     array = args[0] if args else kwargs.get("data", kwargs.get("obj"))
     if not isinstance(array, numpy.ndarray):

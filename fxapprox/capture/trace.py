@@ -26,6 +26,8 @@ from .text import INDENT, Printer, Unspellable, passed_on, signature_text
 
 # Retraces until no module asks to be recorded in its parent's forward any more; past that they stay opaque.
 MOST_ROUNDS = 8
+# A module whose calls differ is written out call by call, up to this many.
+MOST_CALLS = 64
 
 
 @dataclass
@@ -90,6 +92,8 @@ def trace(
         for one in attempt.runs():
             for path, fault in one.faults.items():
                 treatment.opaque.setdefault(path, fault)
+        if not wanted and round_ < MOST_ROUNDS - 2:
+            wanted = _differing(attempt)
         wanted -= set(treatment.opaque)
         if not wanted:
             break
@@ -98,6 +102,18 @@ def trace(
         else:
             treatment.inline |= wanted
     return _assembled(attempt)
+
+
+def _differing(attempt: _Attempt) -> set[str]:
+    """Paths of modules whose calls do different things, to be recorded in their parent's forward."""
+    found = set()
+    for path, frames in attempt.train.frames.items():
+        if 1 < len(frames) <= MOST_CALLS and all(f.parent is not None and f.recording for f in frames):
+            try:
+                merge([Sample(frame) for frame in frames])
+            except Mismatch:
+                found.add(path)
+    return found
 
 
 def _named(model: nn.Module, patterns: Sequence[str]) -> list[str]:

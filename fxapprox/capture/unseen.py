@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -39,7 +40,7 @@ class WatchedFakes(FakeTensorMode):
         if self.recorder is None:
             return super().__torch_dispatch__(func, types, args, given)
         inner = super().__torch_dispatch__
-        return _watched(self.recorder, func, lambda: inner(func, types, args, given))
+        return _watched(self.recorder, func, args, lambda: inner(func, types, args, given))
 
 
 class Unseen(TorchDispatchMode):
@@ -52,13 +53,16 @@ class Unseen(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        return _watched(self.recorder, func, lambda: func(*args, **(kwargs or {})))
+        return _watched(self.recorder, func, args, lambda: func(*args, **(kwargs or {})))
 
 
-def _watched(recorder: Recorder, func: Any, run: Callable[[], Any]) -> Any:
+def _watched(recorder: Recorder, func: Any, args: Sequence[Any], run: Callable[[], Any]) -> Any:
     if recorder.seen_running or recorder.top is None:
         return run()
     with recorder.running():
         result = run()
+    if func is torch.ops.aten.lift_fresh.default:  # a tensor made from Python's data: its values are at hand
+        recorder.lifted(result, args[0])
+        return result
     recorder.unseen(result, f"code that a trace cannot look into ({func})")
     return result
