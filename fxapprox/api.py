@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
@@ -104,7 +106,8 @@ def rewritten(captured: Capture, plan: Plan) -> nn.Module:
     require_some(plan, captured.origin)
     from .passes.substitute import substitute
 
-    return substitute(captured, plan)
+    with _no_inference_mode():
+        return substitute(captured, plan)
 
 
 def require_some(plan: Plan, origin: str) -> None:
@@ -157,7 +160,13 @@ def _captured(
     check_model(model)
     inputs = Inputs((args,) if isinstance(args, Tensor) else tuple(args), kwargs)
     leaves = (leaf,) if isinstance(leaf, str) else tuple(leaf)
-    return capture(model, inputs, origin=type(model).__name__, leaf=leaves, front_end=front_end)
+    with _no_inference_mode():
+        return capture(model, inputs, origin=type(model).__name__, leaf=leaves, front_end=front_end)
+
+
+def _no_inference_mode() -> AbstractContextManager[object]:
+    """Out of a caller's torch.inference_mode: parameters that are made there can never be trained."""
+    return torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
 
 
 def _rules(
