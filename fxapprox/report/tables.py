@@ -237,7 +237,8 @@ def _found(rows: list[Group[Facts]], width: int, total: Facts) -> Table:
 
 def _why(row: Group[Facts]) -> str:
     """The reason of all sites of a row: the row's label for their names, ranges for their numbers."""
-    return merged([site["reason"].replace(site["id"], "\0") for site in row.items]).replace("\0", row.label)
+    reasons = [site["reason"].removeprefix("left exact: ").replace(site["id"], "\0") for site in row.items]
+    return merged(reasons).replace("\0", row.label)
 
 
 # what follows the table
