@@ -21,25 +21,31 @@ Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_def
 Policy = Annotated[
     str | None,
     typer.Option(
-        help="One rule over every site: this policy (see: fxapprox policies).", rich_help_panel=_WHAT
+        metavar="POLICY",
+        help="One rule over every site: this policy (see: fxapprox policies).",
+        rich_help_panel=_WHAT,
     ),
 ]
 Keep = Annotated[
     float | None,
     typer.Option(
-        help="Share of the column-row pairs kept, 0 < keep ≤ 1. Default: 0.5.", rich_help_panel=_WHAT
+        metavar="SHARE",
+        help="Share of the column-row pairs kept, 0 < keep ≤ 1. Default: 0.5.",
+        rich_help_panel=_WHAT,
     ),
 ]
 Scope = Annotated[
     str | None,
     typer.Option(
+        metavar="SCOPE",
         help="Which products are sampled: forward, backward, grad-weight, straight-through."
         " Default: forward.",
         rich_help_panel=_WHAT,
     ),
 ]
 MinK = Annotated[
-    int | None, typer.Option(help="Least number of pairs kept. Default: 1.", rich_help_panel=_WHAT)
+    int | None,
+    typer.Option(metavar="N", help="Least number of pairs kept. Default: 1.", rich_help_panel=_WHAT),
 ]
 Center = Annotated[
     bool, typer.Option("--center", help="Sample around the mean, which is exact.", rich_help_panel=_WHAT)
@@ -85,10 +91,13 @@ Leaf = Annotated[
 ]
 FrontEnd = Annotated[
     str | None,
-    typer.Option(help="Force how the model is captured: trace or modules.", rich_help_panel=_CAPTURE),
+    typer.Option(
+        metavar="NAME", help="Force how the model is captured: trace or modules.", rich_help_panel=_CAPTURE
+    ),
 ]
 Seed = Annotated[
-    int, typer.Option(help="Seed of the weights and of --input's values.", rich_help_panel=_CAPTURE)
+    int,
+    typer.Option(metavar="N", help="Seed of the weights and of --input's values.", rich_help_panel=_CAPTURE),
 ]
 Force = Annotated[
     bool,
