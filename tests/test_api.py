@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import random
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 import fxapprox
 from fxapprox.errors import CaptureError, FxApproxError, NothingRewritten, PlanMismatch, RequestError
+from fxapprox.record import record_of
 
 
 def net() -> nn.Module:
@@ -292,3 +294,19 @@ def test_time_of_a_rewrite_is_linear_in_layers():
     seconds(5)
     small, large = seconds(40), seconds(320)
     assert large < 8 * small * 2.5, (small, large)
+
+
+def test_a_forward_set_on_the_instance_is_the_layers_forward():
+    def doubled(layer, *args):
+        return 2 * nn.Linear.forward(layer, *args)
+
+    model = net()
+    model[0].forward = functools.partial(doubled, model[0])
+    exact = fxapprox.rewrite(model, (X,), policy="topk", keep=1.0)
+    assert [d.site.id for d in record_of(exact).plan.rewritten] == ["0.linear_1", "2"]
+    assert torch.equal(exact(X), model(X))
+    assert not torch.equal(fxapprox.rewrite(model, (X,), policy="topk", keep=0.5)[0](X), model[0](X))
+
+    layer = model[0]
+    layer.forward = lambda x: nn.functional.linear(x, layer.weight)  # the copy's would train this layer
+    assert [d.site.id for d in fxapprox.plan(model, (X,), policy="topk").rewritten] == ["2"]

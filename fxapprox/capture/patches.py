@@ -57,6 +57,8 @@ def is_leaf(recorder: Recorder, module: nn.Module) -> bool:
     """Whether the module is one operation: a layer of torch without layers inside, or one a kind claims."""
     if isinstance(module, torch.nn.utils.parametrize.ParametrizationList):
         return True
+    if "forward" in module.__dict__:  # set by the user on this one module: it may do anything
+        return False
     inner = [name for name in module._modules if name != "parametrizations"]
     owner = next((cls for cls in type(module).__mro__ if "forward" in cls.__dict__), None)
     of_torch = owner is not None and owner.__module__.startswith(("torch.nn.", "torch.ao."))

@@ -233,6 +233,8 @@ class Recorder(TorchFunctionMode):
     def layer_kind(self, module: nn.Module) -> Kind | None:
         """The kind that claims this layer, looked up once a class."""
         cls = type(module)
+        if "forward" in module.__dict__:
+            return None
         if cls not in self._layer_kinds:
             self._layer_kinds[cls] = recognise(module=module)
         return self._layer_kinds[cls]

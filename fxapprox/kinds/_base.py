@@ -148,7 +148,10 @@ class Kind(ABC):
     @classmethod
     def claims(cls, module: nn.Module) -> bool:
         """Whether the layer's own forward is this operation: its class inherits `forward` from a class of
-        the kind. Parametrized layers do, subclasses with a forward of their own do not."""
+        the kind. Parametrized layers do, subclasses with a forward of their own do not, nor layers that
+        had one set on the instance."""
+        if "forward" in module.__dict__:
+            return False
         return any(isinstance(module, base) and type(module).forward is base.forward for base in cls.modules)
 
     @classmethod
