@@ -19,6 +19,7 @@ WIDE = 120
 """From this many columns on each fact has a column of its own; below, rows have two lines."""
 MOST_NOTES = 8
 SHORT = {"forward": "fwd", "grad_input": "gi", "grad_weight": "gw"}
+RUNGS = {"trace": "traced", "partial": "traced in part", "modules": "not traced, layers only"}
 Facts = Mapping[str, Any]
 
 
@@ -57,7 +58,7 @@ def heading(told: Facts) -> Text:
         left = total["sites"] - total["rewritten"]
         text.append(f" · {total['rewritten']} rewritten, {left} left exact", "not bold")
     if told["rung"]:
-        text.append(f" · captured by {told['rung']}", "not bold")
+        text.append(f" · {RUNGS.get(told['rung'], told['rung'])}", "not bold")
     text.append(f"\n{told['unit']}, one training step on the example inputs", style="not bold dim")
     return text
 

@@ -43,7 +43,7 @@ def test_everything_is_said_and_no_line_is_longer(width: int) -> None:
     table = text(resnet50(), width, written=["out.py"], next_step="fxapprox explain x y")
     assert max(map(len, table.splitlines())) <= width
     for part in (
-        "models/resnet.py:ResNet50", "54 sites", "52 rewritten, 2 left exact", "captured by trace",
+        "models/resnet.py:ResNet50", "54 sites", "52 rewritten, 2 left exact", "left exact · traced",
         "FLOPs, 2 per multiply-add, forward + backward", "layer1.{0-2}.conv2 ×3", "topk · forward · 0.5",
         "wide convolutions", "22.2 G → 11.1 G", "44.4 G → 22.2 G", "leave the stem and the head",
         "rules.toml:4", "sites hold 99.6% of the model's training FLOPs", "the whole training step:",
