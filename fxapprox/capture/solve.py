@@ -69,6 +69,7 @@ class Solver:
         self.training = [sample.frame.training for sample in samples]
         self.named = samples[0].nodes  # whose names stand in expressions
         self._placeholders: list[Dimension] | None = None
+        self._varying: dict[int, list[Dimension]] = {}
 
     def explain(self, values: Sequence[Any], position: int) -> Expression | None:
         """An expression that gives each sample its own of `values`, for the node at `position`."""
@@ -135,12 +136,12 @@ class Solver:
 
     def _integer(self, values: Sequence[int], position: int) -> Expression | None:
         near = [*self._operands(position), *self._inputs()]
+        for fit in (_equal, _multiple, _shifted):
+            if (found := self._first(near, values, fit)) is not None:
+                return found
         far = list(self._before(position))
         return (
-            self._first(near, values, _equal)
-            or self._first(near, values, _multiple)
-            or self._first(near, values, _shifted)
-            or self._first(far, values, _equal)
+            self._first(far, values, _equal)
             or self._first(near, values, _quotient)
             or self._product(near, values)
             or self._first(far, values, _multiple)
@@ -212,13 +213,16 @@ class Solver:
             dict.fromkeys([*operands, *inputs, *near, *range(position - 1, max(position - REACH, -1), -1)])
         )
 
-    def _dimensions(self, number: int) -> Iterator[Dimension]:
+    def _dimensions(self, number: int) -> list[Dimension]:
         """The dimensions of a node's tensor that vary over the samples."""
+        if number not in self._varying:
+            self._varying[number] = list(self._find_dimensions(number))
+        return self._varying[number]
+
+    def _find_dimensions(self, number: int) -> Iterator[Dimension]:
         facts = [_tensor_facts(sample, number) for sample in self.samples]
-        if any(fact is None for fact in facts):
-            return
         shapes = [fact.shape for fact in facts if fact is not None]
-        if len({len(shape) for shape in shapes}) == 1:
+        if len(shapes) == len(facts) and len({len(shape) for shape in shapes}) == 1:
             for axis, sizes in enumerate(zip(*shapes, strict=True)):
                 if len(set(sizes)) > 1:
                     yield Dimension(number, f"{{0}}.size({axis})", sizes)

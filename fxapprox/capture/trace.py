@@ -9,6 +9,7 @@ the flag, the sizes and the dtype are followed at run time.
 from __future__ import annotations
 
 import fnmatch
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +17,8 @@ from typing import Any
 from torch import nn
 
 from ._types import Forward, Inputs, Note, Traced
-from .merge import Mismatch, merge
+from .guards import ANY, Guard, common
+from .merge import Merged, Mismatch, merge
 from .names import Imports
 from .probes import batch_of, other_batch, other_sizes
 from .recorder import Fault, Treatment
@@ -210,16 +212,21 @@ def _merged(notes: list[Note]) -> list[Note]:
 def _forward(path: str, attempt: _Attempt, notes: list[Note]) -> Forward:
     """One forward for all calls of the module at `path`. Raises Mismatch where its calls differ."""
     train, evals = _samples(attempt.train, path), _samples(attempt.eval, path)
+    probed = [sample for probe in attempt.probes for sample in _samples(probe.train, path)]
+    try:  # most forwards are one and the same in all runs
+        return _printed(path, merge([*train, *evals, *probed]), None)
+    except Mismatch:
+        pass
     if not train:
-        return _printed(path, _widened(evals, path, attempt, notes, training=False), [])
+        return _printed(path, _widened(evals, path, attempt, notes, training=False), None)
     merge(train)
     try:
         merge([*train, *evals])
     except Mismatch:
         merge(evals)
-        train = _widened(train, path, attempt, notes, training=True)
-        return _printed(path, train, _widened(evals, path, attempt, notes, training=False))
-    return _printed(path, _widened([*train, *evals], path, attempt, notes, training=True), [])
+        main = _widened(train, path, attempt, notes, training=True)
+        return _printed(path, main, _widened(evals, path, attempt, notes, training=False))
+    return _printed(path, _widened([*train, *evals], path, attempt, notes, training=True), None)
 
 
 def _samples(run: Run | None, path: str) -> list[Sample]:
@@ -230,38 +237,47 @@ def _samples(run: Run | None, path: str) -> list[Sample]:
 
 def _widened(
     samples: list[Sample], path: str, attempt: _Attempt, notes: list[Note], *, training: bool
-) -> list[Sample]:
+) -> Merged:
     """The samples with those at other sizes, as far as one forward holds for them; else a note."""
+    merged = merge(samples)
     for probe in attempt.probes:
         if probe.train.error is not None:
             continue
         more = _samples(probe.train if training else attempt.in_eval(probe), path)
         try:
             if more:
-                merge([*samples, *more])
+                merged = merge([*samples, *more])
                 samples = [*samples, *more]
         except Mismatch as mismatch:
             if not probe.silent:
                 notes.append(_frozen(probe.what, path, mismatch.line, mismatch.message))
-    return samples
+    return merged
 
 
-def _printed(path: str, samples: list[Sample], evals: list[Sample]) -> Forward:
+def _printed(path: str, merged: Merged, in_eval: Merged | None) -> Forward:
+    """The text of a forward; with `in_eval`, of two."""
     imports = Imports({"self"})
-    frame = samples[0].frame
+    frame = merged.base.frame
     signature = frame.signature
     head = signature_text(signature, imports)
     imports.taken.update(signature.parameters)
-    main = Printer(merge(samples), imports, placeholders=True).body()
+    main = Printer(merged, imports, placeholders=True).body()
     lines = [f"def forward({head}):"]
     constants: dict[str, Any] = dict(frame.constants)
-    if evals:
+    if in_eval is not None:
         lines.append(f"{INDENT}if not self.training:")
         lines.append(f"{INDENT * 2}return self._forward_eval({passed_on(signature)})")
     lines += main.lines
-    if evals:
+    if in_eval is not None:
         prefix = "_constant_eval_"
-        other = Printer(merge(evals), imports, placeholders=False, constants=prefix).body()
+        other = Printer(in_eval, imports, placeholders=False, constants=prefix).body()
         lines += ["", f"def _forward_eval({head}):", *other.lines]
-        constants |= {name.replace("_constant_", prefix): t for name, t in evals[0].frame.constants.items()}
-    return Forward(path, "\n".join(lines) + "\n", imports.names, tuple(main.calls), constants)
+        constants |= {name.replace("_constant_", prefix): t for name, t in in_eval.base.frame.constants.items()}
+    guard = _guard(signature, [*samples, *evals])
+    return Forward(path, "\n".join(lines) + "\n", imports.names, tuple(main.calls), constants, guard)
+
+
+def _guard(signature: inspect.Signature, samples: Sequence[Sample]) -> Guard | None:
+    names = tuple(signature.parameters)
+    patterns = tuple(common([sample.frame.given[name] for sample in samples]) for name in names)
+    return Guard(names, patterns, passed_on(signature)) if set(patterns) - {ANY} else None
