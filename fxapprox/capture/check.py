@@ -7,6 +7,7 @@ told from a copy that runs the user's code: outputs, gradients, buffers and attr
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,10 +18,24 @@ from ..passes.copying import deep_copy
 from ..passes.install import install
 from ._types import Forward, Inputs, Note, Traced
 from .rng import RandomState, kept_random_state
-from .trials import Modes, Outcome, Trial, copied, mismatch, other_batch, other_values, run
+from .trials import (
+    Modes,
+    Outcome,
+    Trial,
+    batch_size,
+    copied,
+    mismatch,
+    other_batch_size,
+    other_values,
+    run,
+    with_batch,
+)
 
-# One training step of a model this large takes minutes on a CPU: it is compared once instead of in full.
+# A model whose step is larger than this is compared on two examples instead of the whole batch …
+LARGE_FLOPS = 2e11
+# … and one whose step is larger, or takes longer, than this once instead of in full: minutes on a CPU.
 COSTLY_FLOPS = 5e12
+COSTLY_SECONDS = 10.0
 
 # What to try next where the user's own model does not run a trial (an index out of range in redrawn
 # inputs, a batch size it does not take).
@@ -43,53 +58,62 @@ def check(model: nn.Module, traced: Traced, inputs: Inputs) -> Verdict:
     outputs, buffers, attributes. Then eval mode: outputs. On a mismatch each captured forward is tried by
     itself on the inputs its module was given, so that only the wrong ones are named.
 
-    Costs two training steps and two evaluations of the model, for each side; above `COSTLY_FLOPS` a
-    step, one training step for each side, and a note says so. Leaves the global random states and
-    `model` as they were."""
+    Costs two training steps and two evaluations of the model, for each side, of large models on two
+    examples; where a step is very costly, one training step for each side, and a note says so. Leaves
+    the global random states and `model` as they were."""
     if not traced.forwards:
         return Verdict()
     step = sum(call.flops * call.calls * (1 + sum(call.needs_grad)) for call in traced.calls)
     notes: list[Note] = []
     with kept_random_state():
-        found = _first_mismatch(model, traced.forwards, _trials(inputs, step, notes), notes)
+        found = _first_mismatch(model, traced.forwards, inputs, step, notes)
         guilty = {} if found is None else _guilty(model, traced.forwards, *found)
     return Verdict(guilty, tuple(notes))
 
 
-def _trials(inputs: Inputs, step_flops: int, notes: list[Note]) -> list[Alternatives]:
-    example = Trial("train mode, the example inputs", True, inputs, random=0)
-    if step_flops > COSTLY_FLOPS:
-        notes.append(_unchecked(f"one step takes {step_flops:.1e} FLOPs: compared once, in train mode only"))
-        return [(example,)]
-    values = other_values(inputs)
-    alternatives = [("other inputs", values)]
-    resized = other_batch(values)
-    if resized is not None:
-        other, batch, size = resized
-        alternatives.insert(0, (f"other inputs, batch size {size} instead of {batch}", other))
-        if (same_values := other_batch(inputs)) is not None:
-            alternatives.append((f"batch size {size} instead of {batch}", same_values[0]))
+def _trials(inputs: Inputs, step_flops: int) -> list[Alternatives]:
+    batch = batch_size(inputs)
+    given = {"the example inputs": inputs}
+    if batch > 2 and step_flops > LARGE_FLOPS:
+        given = {f"2 of the {batch} examples": with_batch(inputs, 2)} | given
+        batch = 2
+    first = next(iter(given.values()))
+    others = {"other inputs": other_values(first)}
+    if batch:
+        size = other_batch_size(batch)
+        words = f"batch size {size} instead of {batch}"
+        bigger = with_batch(first, size)
+        others = {f"other inputs, {words}": other_values(bigger)} | others | {words: bigger}
+    still = Modes(grad=False)
     return [
-        (example,),
-        tuple(Trial(f"train mode, another seed, {words}", True, given, 1) for words, given in alternatives),
-        (Trial("eval mode, the example inputs", False, inputs, 2, Modes(grad=False)),),
+        tuple(Trial(f"train mode, {words}", True, values, 0) for words, values in given.items()),
         tuple(
-            Trial(f"eval mode, {words}", False, given, 3, Modes(grad=False)) for words, given in alternatives
+            Trial(f"train mode, another seed, {words}", True, values, 1) for words, values in others.items()
         ),
+        tuple(Trial(f"eval mode, {words}", False, values, 2, still) for words, values in given.items()),
+        tuple(Trial(f"eval mode, {words}", False, values, 3, still) for words, values in others.items()),
     ]
 
 
 def _first_mismatch(
-    model: nn.Module, forwards: Mapping[str, Forward], trials: Sequence[Alternatives], notes: list[Note]
+    model: nn.Module, forwards: Mapping[str, Forward], inputs: Inputs, step_flops: int, notes: list[Note]
 ) -> tuple[Trial, str] | None:
     """The first trial in which the two sides differ, and how. Adds notes on what was not compared."""
     theirs, ours = deep_copy(model), with_forwards(model, forwards, forwards)
     ignored: frozenset[str] = frozenset()
-    for alternatives in trials:
+    unfit: list[Inputs] = []
+    started = time.perf_counter()
+    for number, alternatives in enumerate(_trials(inputs, step_flops)):
+        if number == 1 and (step_flops > COSTLY_FLOPS or time.perf_counter() - started > 2 * COSTLY_SECONDS):
+            notes.append(_unchecked("one step takes long: compared once, in train mode only"))
+            return None
         for trial in alternatives:
+            if any(trial.inputs is inputs for inputs in unfit):
+                continue
             expected = run(theirs, trial)
             if expected.failure is None:
                 break
+            unfit.append(trial.inputs)
             notes.append(
                 _unchecked(f"not compared in {trial.label}: the model raises {_line(expected.failure)}")
             )

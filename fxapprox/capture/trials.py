@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -81,7 +82,8 @@ def run(model: nn.Module, trial: Trial) -> Outcome:
     else:
         seed_all(trial.random)
     try:
-        with trial.modes.entered():
+        with trial.modes.entered(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*was rewritten with other arguments")
             output = model(*given.args, **(given.kwargs or {}))
     except Exception as failure:
         return Outcome(failure=failure)
@@ -219,16 +221,21 @@ def _redrawn(tensor: Tensor, source: torch.Generator) -> Tensor:
     return (tensor.mean() + noise * tensor.float().std().to(tensor)).clamp(low, high)
 
 
-def other_batch(inputs: Inputs) -> tuple[Inputs, int, int] | None:
-    """Inputs with another size of dimension 0 wherever it is the first tensor's; both sizes.
+def batch_size(inputs: Inputs) -> int:
+    """Dimension 0 of the first tensor that has dimensions, 0 where there is none."""
+    tensors = (leaf for _, leaf in leaves((inputs.args, inputs.kwargs or {})) if isinstance(leaf, Tensor))
+    return next((tensor.shape[0] for tensor in tensors if tensor.dim()), 0)
 
-    Half of an even batch from 4 on, else twice the batch (three of one): the sizes a trace is likely to
-    have met are one apart. None where no input has a dimension."""
-    tensors = [leaf for _, leaf in leaves((inputs.args, inputs.kwargs or {})) if isinstance(leaf, Tensor)]
-    batch = next((tensor.shape[0] for tensor in tensors if tensor.dim()), 0)
-    if not batch:
-        return None
-    size = 3 if batch == 1 else batch // 2 if batch % 2 == 0 and batch >= 4 else 2 * batch
+
+def other_batch_size(batch: int) -> int:
+    """Half of an even batch from 4 on, else twice the batch (three of one): the sizes that a trace is
+    likely to have met are one apart."""
+    return 3 if batch == 1 else batch // 2 if batch % 2 == 0 and batch >= 4 else 2 * batch
+
+
+def with_batch(inputs: Inputs, size: int) -> Inputs:
+    """Inputs with `size` examples: dimension 0 shortened, or repeated, wherever it is the batch."""
+    batch = batch_size(inputs)
     rows = torch.arange(size) % batch
 
     def change(tensor: Tensor) -> Tensor:
@@ -237,4 +244,4 @@ def other_batch(inputs: Inputs) -> tuple[Inputs, int, int] | None:
         picked = tensor.detach()[rows.to(tensor.device)]
         return picked.requires_grad_(tensor.requires_grad)
 
-    return transformed(inputs, change), batch, size
+    return transformed(inputs, change)

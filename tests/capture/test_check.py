@@ -14,7 +14,7 @@ from fxapprox.capture import check as checks
 from fxapprox.capture._types import Forward, Inputs, Traced
 from fxapprox.capture.check import check
 from fxapprox.capture.compare import difference
-from fxapprox.capture.trials import other_batch, other_values
+from fxapprox.capture.trials import other_batch_size, other_values, with_batch
 
 F: dict[str, tuple[str, str]] = {"torch": ("torch", ""), "F": ("torch.nn.functional", "")}
 
@@ -43,7 +43,7 @@ class Block(nn.Module):
             case "attribute":
                 self.aux = y.square().mean()
             case "branch on data":
-                y = y if x.sum() > 3.0 else -y
+                y = y if x[0, 0] > x[1, 0] else -y
             case "no_grad":
                 with torch.no_grad():
                     z = self.fc(x)
@@ -94,6 +94,7 @@ def forwards(two: str, root: str = ROOT) -> Mapping[str, Forward]:
 
 
 def verdict(behaviour: str, two: str, root: str = ROOT, inputs: Inputs | None = None) -> checks.Verdict:
+    torch.manual_seed(3)
     model = Net(behaviour)
     given = inputs or Inputs((torch.full((4, 4), 2.0) + torch.rand(4, 4),))
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -210,6 +211,20 @@ def test_a_costly_model_is_compared_once(monkeypatch):
     assert "compared once" in found.notes[0].message
 
 
+def test_a_model_that_takes_long_is_compared_once(monkeypatch):
+    monkeypatch.setattr(checks, "COSTLY_SECONDS", 0.0)
+    found = verdict("batch size", "y = y / 4")
+    assert not found.guilty
+    assert "takes long" in found.notes[0].message
+
+
+def test_a_large_model_is_compared_on_two_examples(monkeypatch):
+    monkeypatch.setattr(checks, "LARGE_FLOPS", -1)
+    found = verdict("batch size", "y = y / 4")
+    assert "2 of the 4 examples" in found.guilty["two"]
+    assert verdict("batch size", "y = y / x.shape[0]") == checks.Verdict()
+
+
 def test_nan_equals_nan():
     inputs = Inputs((torch.full((4, 4), float("nan")),))
     assert verdict("plain", "pass", inputs=inputs) == checks.Verdict()
@@ -226,8 +241,7 @@ def test_other_inputs_keep_shapes_ranges_and_identity():
     assert sorted(other.args[1][1]["ids"].tolist()) == [0, 1, 2, 3]
     assert other.args[2] == 4
     assert sorted(other.kwargs["mask"].tolist()) == [float("-inf"), 0.0]
-    resized, batch, size = other_batch(inputs)
-    assert (batch, size) == (4, 2)
+    resized = with_batch(inputs, 2)
     assert resized.args[0].shape == (2, 3)
     assert resized.args[1][1]["ids"].shape == (2,)
     assert resized.kwargs["mask"].shape == (2,)
@@ -235,7 +249,7 @@ def test_other_inputs_keep_shapes_ranges_and_identity():
 
 @pytest.mark.parametrize(("batch", "size"), [(1, 3), (2, 4), (3, 6), (4, 2), (5, 10), (8, 4)])
 def test_the_other_batch_size(batch, size):
-    assert other_batch(Inputs((torch.rand(batch, 2),)))[1:] == (batch, size)
+    assert other_batch_size(batch) == size
 
 
 def test_nested_tensors_are_compared_piece_by_piece():
