@@ -62,8 +62,7 @@ class Classes:
     def _define(self, group: list[Blueprint]) -> None:
         instances = [list(self._holes(blueprint)) for blueprint in group]
         facts = [blueprint.facts for blueprint in group]
-        taken = {member.name for member in group[0].members} | {"self", "training"}
-        found = signature(instances, facts, set(taken))
+        found = signature(instances, facts, {member.name for member in group[0].members})
         if len(found.unnamed) > MOST_UNNAMED:
             parts: dict[tuple[str, ...], list[Blueprint]] = defaultdict(list)
             for blueprint, row in zip(group, instances, strict=True):

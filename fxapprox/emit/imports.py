@@ -6,6 +6,7 @@ import builtins
 import importlib
 import importlib.util
 import keyword
+import re
 import sys
 import sysconfig
 from collections import defaultdict
@@ -17,7 +18,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..capture.objects import made
 from ..errors import EmitError
+from .wrap import WIDTH, wrapped
 
 # the spellings every reader of PyTorch code knows, in the order in which they are tried
 FAMILIAR = (("nn", "torch.nn", nn), ("F", "torch.nn.functional", nn.functional), ("torch", "torch", torch))
@@ -34,7 +37,6 @@ class Imports:
         self.dtype = dtype
         self._taken = set(reserved) | set(dir(builtins)) | set(keyword.kwlist)
         self._bound: dict[tuple[str, str], str] = {}  # (module, name or "") → local name
-        self.own: set[str] = set()  # modules that are neither installed nor of the standard library
 
     def reserve(self, wanted: str) -> str:
         """A free name for something the file defines: `wanted`, or `wanted` with a number behind it."""
@@ -48,11 +50,11 @@ class Imports:
     @contextmanager
     def tentative(self) -> Iterator[None]:
         """Forget what was imported inside if it ends in an error."""
-        before = (set(self._taken), dict(self._bound), set(self.own))
+        before = (set(self._taken), dict(self._bound))
         try:
             yield
         except EmitError:
-            self._taken, self._bound, self.own = before
+            self._taken, self._bound = before
             raise
 
     def spell(self, module: str, qualified: str = "") -> str:
@@ -60,6 +62,8 @@ class Imports:
 
         Raises EmitError where a fresh process could not import it."""
         target = find(module, qualified)
+        if module == made.__module__:
+            module = "fxapprox.emit.runtime"  # what emitted files use stands in one place
         if module == "builtins" and qualified not in self._taken - set(dir(builtins)):
             return qualified
         for alias, home, package in FAMILIAR:
@@ -68,7 +72,6 @@ class Imports:
             name = qualified.rpartition(".")[2]
             if name and module.split(".")[0] == "torch" and getattr(package, name, None) is target:
                 return f"{self._bind(home, '', alias)}.{name}"
-        self._note_own(module)
         if not qualified or module in MODULE_STYLE:
             home = self._bind(module, "", module.rpartition(".")[2])
             return f"{home}.{qualified}" if qualified else home
@@ -97,14 +100,13 @@ class Imports:
                 f"{qualified} of {module} is another class by now",
                 remedy="rewrite the model in a process where its class is the one that its module defines",
             )
-        self._note_own(module)
         return f"{self._bind(module, '', module.rpartition('.')[2])}.{qualified}"
 
-    def lines(self) -> str:
-        """The import statements: the standard library, then everything else."""
+    def lines(self, text: str) -> str:
+        """The import statements that `text` needs: the standard library, then everything else."""
         whole: tuple[list[str], list[str]] = [], []
         names: tuple[dict[str, list[str]], dict[str, list[str]]] = defaultdict(list), defaultdict(list)
-        for (module, name), local in self._bound.items():
+        for module, name, local in self._used(text):
             third = module.split(".")[0] not in sys.stdlib_module_names
             package, _, last = module.rpartition(".")
             if name:
@@ -118,20 +120,25 @@ class Imports:
             lines = sorted(plain)
             for module, parts in sorted(members.items()):
                 line = f"from {module} import {', '.join(sorted(parts))}"
-                lines.append(
-                    line if len(line) <= 110 else f"from {module} import ({', '.join(sorted(parts))})"
-                )
+                if len(line) > WIDTH:
+                    line = wrapped(f"from {module} import ({', '.join(sorted(parts))})")
+                lines.append(line)
             blocks.append("\n".join(lines))
         return "\n\n".join(block for block in blocks if block)
+
+    def own(self, text: str) -> list[str]:
+        """Modules that `text` needs and that are neither installed nor of the standard library."""
+        return sorted({module for module, _, _ in self._used(text) if not installed(module)})
+
+    def _used(self, text: str) -> Iterator[tuple[str, str, str]]:
+        """(module, name in it, name in the file) of what `text` mentions."""
+        words = set(re.findall(r"[A-Za-z_]\w*", text))
+        return ((module, name, local) for (module, name), local in self._bound.items() if local in words)
 
     def _bind(self, module: str, name: str, wanted: str) -> str:
         if (module, name) not in self._bound:
             self._bound[module, name] = self.reserve(wanted)
         return self._bound[module, name]
-
-    def _note_own(self, module: str) -> None:
-        if not installed(module):
-            self.own.add(module)
 
 
 def find(module: str, qualified: str) -> Any:

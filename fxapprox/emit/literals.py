@@ -7,11 +7,13 @@ import functools
 import math
 from collections import OrderedDict
 from collections.abc import Mapping
+from keyword import iskeyword
 from typing import Any
 
 import torch
 from torch import nn
 
+from ..capture.objects import made
 from ..errors import EmitError
 from .imports import Imports
 from .wrap import quoted
@@ -84,10 +86,12 @@ def _restored(value: Any, imports: Imports, depth: int) -> str:
     cls, state = type(value), getattr(value, "__dict__", None)
     if isinstance(value, torch.Tensor | nn.Module) or callable(value):
         raise Unspeakable(f"a {cls.__qualname__} is no plain value")
-    own_ways = cls.__reduce_ex__ is not object.__reduce_ex__ or cls.__reduce__ is not object.__reduce__
-    if own_ways or isinstance(value, BUILT_IN) or any("__slots__" in vars(base) for base in cls.__mro__):
+    ways = ("__reduce_ex__", "__reduce__", "__slots__")
+    if isinstance(value, BUILT_IN) or any(way in vars(base) for base in cls.__mro__[:-1] for way in ways):
         raise Unspeakable(f"a {cls.__qualname__} is more than its attributes")
     if not isinstance(state, Mapping):
         raise Unspeakable(f"a {cls.__qualname__} has no plain attributes")
-    restored = imports.spell("fxapprox.emit.runtime", "restored")
-    return f"{restored}({_dotted(cls, imports)}, {literal(dict(state), imports, depth + 1)})"
+    if not all(isinstance(name, str) and name.isidentifier() and not iskeyword(name) for name in state):
+        raise Unspeakable(f"a {cls.__qualname__} has attributes without a name")
+    parts = [f"{name}={literal(item, imports, depth + 1)}" for name, item in state.items()]
+    return f"{imports.spell_object(made)}({', '.join([_dotted(cls, imports), *parts])})"

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..capture._types import Forward
 from ..errors import EmitError
 from .expressions import Argument, Build, Expression, Member, Plain
 from .imports import Imports
@@ -55,7 +56,7 @@ def absent(module: nn.Module) -> Iterator[Member]:
     for name, value in module._parameters.items():
         if value is None:
             yield Member(
-                name, Build("self.register_parameter", (Argument("", Plain(quoted(name))), NONE)), "call"
+                name, Build("self.register_parameter", (Argument("", Plain(quoted(name))), NONE)), "statement"
             )
     for name, buffer in module._buffers.items():
         if buffer is None:
@@ -63,7 +64,7 @@ def absent(module: nn.Module) -> Iterator[Member]:
     for name, child in module._modules.items():
         if child is None:
             yield Member(
-                name, Build("self.register_module", (Argument("", Plain(quoted(name))), NONE)), "call"
+                name, Build("self.register_module", (Argument("", Plain(quoted(name))), NONE)), "statement"
             )
 
 
@@ -85,8 +86,8 @@ def plain_attributes(
             yield Member(name, Plain(literal(value, imports)), "plain")
         except Unspeakable as failure:
             raise EmitError(
-                f"attribute {quoted(name)} of {path or 'the model'} ({type(module).__name__}) has no source text: "
-                f"{failure.message}",
+                f"attribute {quoted(name)} of {path or 'the model'} ({type(module).__name__}) has no source "
+                f"text: {failure.message}",
                 remedy="the emitted file rebuilds this module from its attributes: keep plain values there",
             ) from failure
 
@@ -109,3 +110,14 @@ def facts(module: nn.Module) -> dict[str, str]:
         if type(value) in (int, float):
             found[name] = repr(value)
     return found
+
+
+def constants(forward: Forward, module: nn.Module, imports: Imports) -> Iterator[Member]:
+    """Tensors the forward made out of nothing, unless the module holds them by now."""
+    for name, value in forward.constants.items():
+        if name in module._buffers:
+            continue
+        if isinstance(value, Tensor):
+            yield Member(name, zeros(name, value, imports), "transient buffer")
+        else:
+            yield Member(name, Plain(repr(value)), "plain")

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 
 from .expressions import Hole
 
 # one and the same size, as torch's constructors call it
-SIZES = {
-    "in_channels": "channels", "out_channels": "channels", "num_features": "channels", "num_channels": "channels",
-    "groups": "channels", "in_features": "features", "out_features": "features", "normalized_shape": "features",
-    "embed_dim": "features", "embedding_dim": "features", "input_size": "features", "hidden_size": "features",
-}  # fmt: skip
+SIZES = dict.fromkeys(("in_channels", "out_channels", "num_features", "num_channels", "groups"), "channels")
+SIZES |= dict.fromkeys(
+    (
+        "in_features",
+        "out_features",
+        "normalized_shape",
+        "embed_dim",
+        "embedding_dim",
+        "input_size",
+        "hidden_size",
+    ),
+    "features",
+)
 FORWARD = "forward"
 """The member name of holes in a class's methods."""
 
@@ -39,9 +47,10 @@ class Signature:
 
 
 def signature(
-    instances: Sequence[Sequence[Hole]], facts: Sequence[Mapping[str, str]], taken: set[str]
+    instances: Sequence[Sequence[Hole]], facts: Sequence[Mapping[str, str]], members: Set[str]
 ) -> Signature:
-    """Name what varies. `facts` are plain attributes of each instance; `taken` the class's own names.
+    """Name what varies. `facts` are plain attributes of each instance; `members` the class's attributes,
+    which a number that the methods read must not hide.
 
     Columns that vary together are one parameter; one that is a whole multiple of another is written so."""
     columns = [tuple(hole.text for hole in column) for column in zip(*instances, strict=True)]
@@ -55,9 +64,16 @@ def signature(
     values: list[tuple[str, ...]] = []
     unnamed: list[int] = []
     for (column, family), positions in _with_methods_last(families):
-        related = _related(column, family, parameters, values)
+        usable = [p.name for p in parameters if family != FORWARD or p.name not in members]
+        related = _related(column, family, parameters, values, usable)
         if related is None:
             fact = _fact(column, facts, first[positions[0]].name)
+            taken = {
+                "self",
+                "training",
+                *(p.name for p in parameters),
+                *(members if family == FORWARD else ()),
+            }
             name = _name([first[p] for p in positions], fact, taken)
             if family == FORWARD and fact is None:
                 unnamed.append(positions[0])
@@ -68,10 +84,8 @@ def signature(
             related = name
         for position in positions:
             if first[position].member == FORWARD:
-                parameters = [
-                    Parameter(p.name, p.default, p.annotation, p.kept or re.search(rf"\b{p.name}\b", related) is not None)
-                    for p in parameters
-                ]  # fmt: skip
+                words = set(re.findall(r"\w+", related))
+                parameters = [replace(p, kept=p.kept or p.name in words) for p in parameters]
                 fillings[position] = _of_self(related)
             else:
                 fillings[position] = related
@@ -98,15 +112,20 @@ def _family(hole: Hole) -> str:
 
 
 def _related(
-    column: tuple[str, ...], family: str, parameters: list[Parameter], values: list[tuple[str, ...]]
+    column: tuple[str, ...],
+    family: str,
+    parameters: list[Parameter],
+    values: list[tuple[str, ...]],
+    usable: Sequence[str],
 ) -> str | None:
     """The column in terms of an earlier parameter, where sizes or numbers in methods allow it."""
     if family not in ("size", FORWARD):
         return None
-    for parameter, value in zip(parameters, values, strict=True):
+    candidates = [(p, v) for p, v in zip(parameters, values, strict=True) if p.name in usable]
+    for parameter, value in candidates:
         if value == column:
             return parameter.name
-    for parameter, value in zip(parameters, values, strict=True):
+    for parameter, value in candidates:
         if all(text.isdigit() and text != "0" for text in (*column, *value)):
             pairs = [(int(a), int(b)) for a, b in zip(column, value, strict=True)]
             if all(a == b * (pairs[0][0] // pairs[0][1]) for a, b in pairs):
@@ -122,7 +141,7 @@ def _of_self(expression: str) -> str:
 
 
 def _fact(column: tuple[str, ...], facts: Sequence[Mapping[str, str]], wanted: str) -> str | None:
-    """The user's own name for numbers that vary like this: the attribute that holds them in every instance."""
+    """The user's own name for numbers that vary like this: an attribute that holds them in every instance."""
     if not all(re.fullmatch(r"-?\d+(\.\d+)?(e-?\d+)?", text) for text in column):
         return None
     names = [
@@ -148,12 +167,10 @@ def _name(found: Sequence[Hole], fact: str | None, taken: set[str]) -> str:
     hole = found[0]
     for name in (wanted, f"{hole.member}_{wanted}"):
         if name not in taken and name.isidentifier():
-            taken.add(name)
             return name
     count = 2
     while f"{wanted}_{count}" in taken:
         count += 1
-    taken.add(f"{wanted}_{count}")
     return f"{wanted}_{count}"
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import keyword
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
@@ -18,10 +17,10 @@ from . import members
 from .expressions import Argument, Blueprint, Build, Expression, Items, Member, Named, Part, Plain
 from .imports import Imports
 from .kept import kept, shares
-from .methods import attributes, methods, template
+from .methods import attributes, methods
 from .recover import Recovered, constructor, user_class
 from .tidy import tidied
-from .wrap import quoted
+from .tree import forwards_class, held_names, is_torchs, join, origin, reach, redirected
 from .wrappers import wrapped_layer
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
@@ -47,7 +46,7 @@ class Reader:
         self.extra: dict[str, Tensor] = {}  # tensors that are buffers of the file's classes only
         self._seen: dict[int, str] = {}
         self._opaque = {note.module: note.message for note in record.notes if note.topic == "opaque"}
-        self._redirected = _redirected(record)
+        self._redirected = redirected(record)
         self._read: dict[int, set[str]] = defaultdict(set)  # plain attributes that captured forwards read
         for path, forward in record.forwards.items():
             for owner, name in attributes(forward, model.get_submodule(path)):
@@ -66,14 +65,14 @@ class Reader:
         if computed is not None:
             return computed
         cls = user_class(module)
-        return self._torchs(module, path, cls) if _is_torchs(cls) else self._users(module, path, cls)
+        return self._torchs(module, path, cls) if is_torchs(cls) else self._users(module, path, cls)
 
     def _torchs(self, module: nn.Module, path: str, cls: type[nn.Module]) -> Expression:
         if cls in CONTAINERS and not self._inlines(module, path):
             return self._container(module, path, cls)
         if cls not in CONTAINERS and not self.needs_own_class(module, path):
             found = constructor(module, cls, self.imports)
-            if found is not None and not _held(module) - found.makes:
+            if found is not None and not held_names(module) - found.makes:
                 self.has_seen(module, path)
                 return found.build
         if path in self.record.forwards:
@@ -87,10 +86,10 @@ class Reader:
             if cls.forward is nn.Sequential.forward and not self._inlines(module, path):
                 return self._sequence(module, path, cls)
             return self._captured(module, path, cls)
-        base = _forwards_class(cls)
+        base = forwards_class(cls)
         if base is nn.Sequential:
             return self._sequence(module, path, cls)
-        if _is_torchs(base) and base not in (nn.Module, *CONTAINERS):
+        if is_torchs(base) and base not in (nn.Module, *CONTAINERS):
             return self._inherited(module, path, cls, base)
         container = next((c for c in CONTAINERS if issubclass(cls, c)), None)
         if container is not None and not self._read[id(module)]:
@@ -118,8 +117,8 @@ class Reader:
         if path not in self.record.forwards:
             return False
         for name, child in module._modules.items():
-            below, cls = _join(path, name), user_class(child) if child is not None else nn.Identity
-            own = _is_torchs(_forwards_class(cls)) and _forwards_class(cls) not in (nn.Module, *CONTAINERS)
+            below, cls = join(path, name), user_class(child) if child is not None else nn.Identity
+            own = is_torchs(forwards_class(cls)) and forwards_class(cls) not in (nn.Module, *CONTAINERS)
             if not own and below not in self.record.forwards and not self._stays(below, cls):
                 return True
         return False
@@ -179,7 +178,7 @@ class Reader:
             Blueprint(
                 path,
                 cls.__name__,
-                _origin(cls),
+                origin(cls),
                 self._nn("Sequential"),
                 setup,
                 (),
@@ -198,7 +197,7 @@ class Reader:
             if n not in HARMLESS and hasattr(base, n)
         ]
         found = None if changed else constructor(module, base, self.imports)
-        if found is None or _held(module) - found.makes:
+        if found is None or held_names(module) - found.makes:
             return self._kept(module, path)
         self.has_seen(module, path)
         return found.build
@@ -207,17 +206,17 @@ class Reader:
         """A class with the captured forward, on torch's own class where it is a subclass of one."""
         found = None
         base = next(
-            (b for b in cls.__mro__ if _is_torchs(b) and b is not nn.Module and b not in CONTAINERS), None
+            (b for b in cls.__mro__ if is_torchs(b) and b is not nn.Module and b not in CONTAINERS), None
         )
         if base is not None and not any(
-            self.needs_own_class(c, _join(path, n)) for n, c in module._modules.items() if c
+            self.needs_own_class(c, join(path, n)) for n, c in module._modules.items() if c
         ):
             found = constructor(module, base, self.imports)
         if found is not None and base is not None:
             for name in found.makes & module._modules.keys():
                 child = module._modules[name]
                 if child is not None:
-                    self.has_seen(child, _join(path, name))
+                    self.has_seen(child, join(path, name))
             spelled = self.imports.spell_object(getattr(nn, base.__name__, base))
             setup = Build("super().__init__", found.build.arguments)
             return self._part(module, path, cls, base=spelled, setup=setup, found=found)
@@ -240,7 +239,7 @@ class Reader:
     def _kept(self, module: nn.Module, path: str) -> Expression:
         """The user's own class, or torch's where its constructor's call is not known."""
         reason = self._opaque.get(path, "it stands in a module that could not be captured")
-        if not _is_torchs(user_class(module)):
+        if not is_torchs(user_class(module)):
             self.kept[path] = reason if path in self._opaque else ""
         return kept(self, module, path, reason)
 
@@ -257,18 +256,18 @@ class Reader:
         """Add a class of the file; with the captured forward, unless the user's own does."""
         forward = self.record.forwards.get(path)
         calls = self._redirected[path]
-        text, numbers = "", ()
+        text, numbers = "", tuple[str, ...]()
         body += shares(self, path)
         if forward is not None and (calls or path not in self.kept):
             done = methods(forward, calls, self.imports)
             text, numbers = done.template, done.numbers
-            body += _constants(forward, module, self.imports)
+            body += members.constants(forward, module, self.imports)
             body += [Member(call.name, self._site(forward, call.target), "child") for call in done.sites]
         self._keep_apart(module, path, body, forward)
         blueprint = Blueprint(
             path,
             cls.__name__,
-            _origin(cls),
+            origin(cls),
             base,
             setup,
             tuple(body),
@@ -287,7 +286,7 @@ class Reader:
         for member in body:
             if member.how == "transient buffer" and member.name not in module._buffers:
                 value = module.__dict__.get(member.name)
-                self.extra[_join(path, member.name)] = constants[member.name] if value is None else value
+                self.extra[join(path, member.name)] = constants[member.name] if value is None else value
 
     def _site(self, forward: Forward, target: str) -> Build:
         module, name = forward.imports[target]
@@ -309,7 +308,7 @@ class Reader:
     def children(self, module: nn.Module, path: str, without: Iterable[str] = ()) -> list[Member]:
         skip = set(without)
         return [
-            Member(name, self.expression(child, _join(path, name)), "child")
+            Member(name, self.expression(child, join(path, name)), "child")
             for name, child in module._modules.items()
             if child is not None and name not in skip and not isinstance(child, FunctionSite)
         ]
@@ -323,65 +322,3 @@ class Reader:
 
     def _call(self, name: str, *arguments: Expression) -> Build:
         return Build(self._nn(name), tuple(Argument("", value) for value in arguments))
-
-
-def _redirected(record: Record) -> dict[str, set[str]]:
-    """Owner → targets of the calls that are sites in the file.
-
-    A call is one wherever the same call of an equal forward is one: repeated blocks stay one class."""
-    chosen: dict[tuple[object, ...], set[str]] = defaultdict(set)
-    sampled = {decision.site.id for decision in record.plan.rewritten}
-    keys = {path: template(forward) for path, forward in record.forwards.items()}
-    for path, forward in record.forwards.items():
-        chosen[keys[path]] |= {call.target for call in forward.calls if sampled & set(call.site_ids)}
-    found: dict[str, set[str]] = defaultdict(set)
-    found.update({path: chosen[key] for path, key in keys.items()})
-    return found
-
-
-def _constants(forward: Forward, module: nn.Module, imports: Imports) -> Iterator[Member]:
-    """Tensors the forward made out of nothing, unless the module holds them by now."""
-    for name, value in forward.constants.items():
-        if name in module._buffers:
-            continue
-        if isinstance(value, Tensor):
-            yield Member(name, members.zeros(name, value, imports), "transient buffer")
-        else:
-            yield Member(name, Plain(repr(value)), "plain")
-
-
-def reach(root: str, module: nn.Module, path: str) -> str:
-    """`model.layers[0].attn` for "layers.0.attn" of `module`, whose name is `root`."""
-    text, here = root, module
-    for part in path.split("."):
-        if part.isidentifier() and not keyword.iskeyword(part):
-            text += f".{part}"
-        elif isinstance(here, nn.Sequential | nn.ModuleList) and part.isdigit():
-            text += f"[{part}]"
-        elif isinstance(here, nn.ModuleDict):
-            text += f"[{quoted(part)}]"
-        else:
-            text = f"getattr({text}, {quoted(part)})"
-        here = here._modules.get(part) or here
-    return text
-
-
-def _join(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name
-
-
-def _is_torchs(cls: type) -> bool:
-    return cls.__module__.split(".")[0] == "torch"
-
-
-def _forwards_class(cls: type[nn.Module]) -> type[nn.Module]:
-    """The class in whose body the forward of `cls` stands."""
-    return next(base for base in cls.__mro__ if "forward" in vars(base))
-
-
-def _held(module: nn.Module) -> set[str]:
-    return {*module._parameters, *module._buffers, *module._modules}
-
-
-def _origin(cls: type) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}"

@@ -40,13 +40,16 @@ class Recovered:
     makes: frozenset[str]
 
 
-def constructor(module: nn.Module, cls: type[nn.Module], imports: Imports) -> Recovered | None:
-    """The call of torch's class `cls` that makes a module like `module`, None where none does.
+def constructor(
+    module: nn.Module, cls: type[nn.Module], imports: Imports, spelled: str | None = None
+) -> Recovered | None:
+    """The call of the class `cls` (in the text: `spelled`) that makes a module like `module`, None where
+    none does.
 
     "Like" is verified on the meta device: the same attributes, and the same parameters, buffers and
     children by name, shape, dtype and persistence, but for what `module` has besides. Values and
     `requires_grad` are restored elsewhere."""
-    name = imports.spell_object(_public(cls))
+    name = spelled or imports.spell_object(cls)
     if name is None:
         return None
     values, parameters = None, list[inspect.Parameter]()
@@ -112,10 +115,6 @@ def user_class(module: nn.Module) -> type[nn.Module]:
     while "_fxapprox_base" in vars(cls):
         cls = vars(cls)["_fxapprox_base"]
     return cls
-
-
-def _public(cls: type) -> type:
-    return getattr(nn, cls.__name__, cls)
 
 
 def _parameters(cls: type[nn.Module], *, bases: bool) -> Iterator[inspect.Parameter]:
@@ -245,19 +244,20 @@ def _alike(first: Tensor | None, second: Tensor | None) -> bool:
 
 
 def _same(first: Any, second: Any, nesting: int = 6) -> bool:
-    """Equal values; objects whose class has no equality of its own by their attributes, `nesting` deep."""
+    """Equal values, in nests `nesting` deep. Of objects whose class knows no equality only the class is
+    compared: they hold caches and introspection, which no two instances share."""
     if first is second:
         return True
     if type(first) is not type(second) and not (isinstance(first, tuple) and isinstance(second, tuple)):
         return False
     if nesting and isinstance(first, list | tuple) and len(first) == len(second):
         return all(_same(one, other, nesting - 1) for one, other in zip(first, second, strict=True))
-    if type(first).__eq__ is object.__eq__ and not callable(first) and hasattr(first, "__dict__"):
-        first, second = vars(first), vars(second)
     if nesting and isinstance(first, dict):
         return first.keys() == second.keys() and all(
             _same(v, second[k], nesting - 1) for k, v in first.items()
         )
+    if not any("__eq__" in vars(base) for base in type(first).__mro__[:-1]) and not callable(first):
+        return True
     try:
         return bool(first == second)
     except Exception:  # a comparison that does not answer is no equality

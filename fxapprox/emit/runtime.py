@@ -13,15 +13,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ..errors import FxApproxError, RequestError
+from ..capture.objects import made
+from ..errors import RequestError
 from ..passes.layers import FunctionSite, sampled, sampled_function
 
-__all__ = ["FunctionCall", "apply_plan", "load_weights", "restored"]
+__all__ = ["FunctionCall", "apply_plan", "assembled", "load_weights", "made", "with_parts"]
 
 APART = "constant:"
 """Begins the names of tensors in a weights file that no state_dict has: buffers that are not persistent."""
 M = TypeVar("M", bound=nn.Module)
-T = TypeVar("T")
 
 
 class FunctionCall(nn.Module):
@@ -120,11 +120,23 @@ def _fill(target: Tensor | None, name: str, value: Tensor, path: str | Path) -> 
     target.copy_(value)
 
 
-def restored(cls: type[T], attributes: Mapping[str, Any]) -> T:
-    """An instance with these attributes, made without its constructor."""
-    made = cls.__new__(cls)
-    try:
-        made.__dict__.update(attributes)
-    except AttributeError as failure:
-        raise FxApproxError(f"a {cls.__qualname__} cannot be given attributes: {failure}") from failure
-    return made
+def assembled(cls: type[M], attributes: Mapping[str, Any], **parts: nn.Module | Tensor) -> M:
+    """A module with these attributes, parameters, buffers and children, made without its constructor."""
+    module = object.__new__(cls)
+    nn.Module.__init__(module)
+    module.__dict__.update(attributes)
+    for name, part in parts.items():
+        if isinstance(part, nn.Module):
+            module.add_module(name, part)
+        elif isinstance(part, nn.Parameter):
+            module.register_parameter(name, part)
+        else:
+            module.register_buffer(name, part)
+    return module
+
+
+def with_parts(module: M, **parts: nn.Module) -> M:
+    """The module itself, with these children in place of its own."""
+    for name, part in parts.items():
+        setattr(module, name, part)
+    return module

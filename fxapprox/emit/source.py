@@ -16,12 +16,13 @@ from ..plan import Decision, Plan
 from ..record import Record
 from ..sites import PRODUCTS
 from . import weights
-from .classes import Class, Classes
+from .classes import Classes
 from .expressions import Expression, holes, printed, resolved
 from .files import MARKER
 from .imports import Imports
-from .reader import Reader, reach
+from .reader import Reader
 from .table import plan_text
+from .tree import reach
 from .wrap import filled, quoted, wrapped
 
 MOST_REASONS = 8
@@ -49,17 +50,15 @@ def file_text(model: nn.Module, record: Record, reader: Reader, imports: Imports
     build = _build_text(model, reader, classes, imports)
     path = imports.spell("pathlib", "Path")
     constant = f"WEIGHTS = {path}(__file__).with_name({quoted(names.weights)})"
-    header = _header(model, record, reader, imports, classes.found, names)
-    parts = [f"{header}\n\n{imports.lines()}\n\n{constant}", *body, plan, build]
-    return "\n\n\n".join(parts) + "\n"
+    text = "\n\n\n".join([constant, *body, plan, build]) + "\n"
+    header = _header(record, reader, imports.own(text), names)
+    return f"{header}\n\n{imports.lines(text)}\n\n{text}"
 
 
 # ---- header
 
 
-def _header(
-    model: nn.Module, record: Record, reader: Reader, imports: Imports, classes: Sequence[Class], names: Names
-) -> str:
+def _header(record: Record, reader: Reader, own: Sequence[str], names: Names) -> str:
     plan = record.plan
     left = [decision for decision in plan.decisions if decision.choice is None]
     lines = [
@@ -74,10 +73,10 @@ def _header(
         "    model = build_model()                                # with the weights it was emitted with",
         '    model.load_state_dict(torch.load("checkpoint.pt"))   # the original model\'s keys',
         "",
-        *filled(f"Training samples, evaluation is exact. The weights are in {names.weights}, beside this file: "
-                 "keep the two together."),
+        *filled(f"Training samples, evaluation is exact. The weights are in {names.weights}, beside it; "
+                 "keep the two files together."),
         *_frozen_notes(record),
-        *_needs(reader, imports),
+        *_needs(reader, own),
         '"""',
     ]  # fmt: skip
     text = "\n".join(lines)
@@ -136,7 +135,7 @@ def _frozen_notes(record: Record) -> Iterator[str]:
         yield from filled(f"Holds only for inputs like the examples: {shown}.".replace('"""', "'''"))
 
 
-def _needs(reader: Reader, imports: Imports) -> Iterator[str]:
+def _needs(reader: Reader, own: Sequence[str]) -> Iterator[str]:
     """What else must be importable."""
     if reader.kept:
         yield ""
@@ -144,12 +143,13 @@ def _needs(reader: Reader, imports: Imports) -> Iterator[str]:
         shown = [f"{path or 'the model'} ({reason.rstrip('.')})" for path, reason in list(told.items())[:5]]
         more = f" and {len(told) - 5} more" if len(told) > 5 else ""
         yield from filled(
-            f"Keeps the user's own forward, which is imported, of {'; '.join(shown)}{more}, and what is in them."
+            "Keeps the user's own forward, which is imported, of "
+            f"{'; '.join(shown)}{more}, and what is in them."
         )
-    if imports.own:
+    if own:
         if not reader.kept:
             yield ""
-        yield from filled(f"Needs on the path: {', '.join(sorted(imports.own))} (the user's own).")
+        yield from filled(f"Needs on the path: {', '.join(own)} (the user's own).")
 
 
 # ---- build_model
@@ -180,8 +180,8 @@ def _build_text(model: nn.Module, reader: Reader, classes: Classes, imports: Imp
     body += [f"    {load}(model, WEIGHTS if weights is True else weights)", "return model"]
     lines = [
         f"def build_model(weights: bool | str | {path} = True) -> {returns}:",
-        '    """The model in training mode, with the emitted weights, those of another safetensors file, or none',
-        '    (`weights=False`: fresh layers and zeros, to load a checkpoint into)."""',
+        '    """The model in training mode; with the emitted weights, those of another safetensors file, or',
+        '    none (`weights=False`: fresh layers and zeros, to load a checkpoint into)."""',
         *(f"    {line}" for line in body),
     ]
     text = wrapped("\n".join(lines))

@@ -17,7 +17,6 @@ from .imports import Imports
 from .recover import constructor, user_class
 from .wrap import quoted
 
-MODULES = "torch.nn.utils.parametrizations"
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -37,7 +36,7 @@ def wrapped_layer(
         raise EmitError(
             f"{path or 'the model'} has a hook, {getattr(odd, '__qualname__', type(odd).__name__)}, "
             "which would be missing from the emitted file",
-            remedy="remove it before emitting (handle.remove()), and register it on the model that build_model makes",
+            remedy="remove it before emitting, and register it on the model that build_model makes",
         )
     return _hooked(module, path, imports, known) if known else None
 
@@ -54,7 +53,7 @@ def _parametrized(
         base = vars(base)["_fxapprox_base"]
     found: Expression = _plain(module, base, tensors, path, imports, hidden=("parametrizations",))
     for name, steps in lists.items():
-        for position, step in enumerate(steps):  # type: ignore[arg-type]
+        for position, step in enumerate(steps.children()):
             made = _known(step, found, name, imports)
             if made is None:
                 where = f"{path}.parametrizations.{name}.{position}"
@@ -68,12 +67,12 @@ def _parametrized(
     return found
 
 
-def _known(step: nn.Module, layer: Expression, name: str, imports: Imports) -> Build | None:
-    """The call of torch's own function for its own parametrizations."""
-    function, options = "", {}
-    if isinstance(step, parametrizations._WeightNorm):
+def _known(step: object, layer: Expression, name: str, imports: Imports) -> Build | None:
+    """The call of torch's own function for its own parametrizations and hooks."""
+    options: dict[str, tuple[object, object]]
+    if isinstance(step, parametrizations._WeightNorm | WeightNorm):
         function, options = "weight_norm", {"dim": (step.dim, 0)}
-    elif isinstance(step, parametrizations._SpectralNorm):
+    elif isinstance(step, parametrizations._SpectralNorm | SpectralNorm):
         function = "spectral_norm"
         options = {
             "n_power_iterations": (step.n_power_iterations, 1),
@@ -82,7 +81,9 @@ def _known(step: nn.Module, layer: Expression, name: str, imports: Imports) -> B
         }
     else:
         return None
-    return _call(imports.spell(MODULES, function), layer, name, options)
+    hooked = isinstance(step, WeightNorm | SpectralNorm)
+    home = f"torch.nn.utils.{function}" if hooked else "torch.nn.utils.parametrizations"
+    return _call(imports.spell(home, function), layer, name, options)
 
 
 def _hooked(
@@ -92,22 +93,7 @@ def _hooked(
     hidden = {f"{hook.name}_{end}" for hook in hooks for end in ("g", "v", "orig", "u")}
     found: Expression = _plain(module, user_class(module), tensors, path, imports, hidden)
     for hook in hooks:
-        if isinstance(hook, WeightNorm):
-            found = _call(
-                imports.spell("torch.nn.utils.weight_norm", "weight_norm"),
-                found,
-                hook.name,
-                {"dim": (hook.dim, 0)},
-            )
-        else:
-            options = {
-                "n_power_iterations": (hook.n_power_iterations, 1),
-                "eps": (hook.eps, 1e-12),
-                "dim": (hook.dim, None),
-            }
-            found = _call(
-                imports.spell("torch.nn.utils.spectral_norm", "spectral_norm"), found, hook.name, options
-            )
+        found = _known(hook, found, hook.name, imports) or found
     return found
 
 
@@ -135,7 +121,7 @@ def _plain(
     found = constructor(bare, cls, imports) if cls.__module__.startswith("torch.") else None
     if found is None:
         raise EmitError(
-            f"{path} is a {cls.__name__} with computed weights, and fxapprox cannot write its constructor's call",
-            remedy="make the weights plain before rewriting (torch.nn.utils.parametrize.remove_parametrizations)",
+            f"{path} is a {cls.__name__} with computed weights whose constructor's call cannot be written",
+            remedy="make them plain before rewriting: torch.nn.utils.parametrize.remove_parametrizations",
         )
     return found.build

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import types
 from importlib.metadata import version
 from pathlib import Path
@@ -51,9 +52,10 @@ def write(model: nn.Module, path: str | os.PathLike[str], *, force: bool = False
 
 def _try_out(file: Path, model: nn.Module) -> None:
     """Build the model from the file and compare. Raises EmitError where it is another one."""
-    module = types.ModuleType(file.stem)
+    module = types.ModuleType(f"_{file.parent.name.strip('.').replace('.', '_')}")
     module.__file__ = str(file)
     code = compile(file.read_text(encoding="utf-8"), str(file), "exec")
+    sys.modules[module.__name__] = module  # constructors may look for the source of their class
     with kept_random_state():
         try:
             exec(code, module.__dict__)
@@ -64,6 +66,8 @@ def _try_out(file: Path, model: nn.Module) -> None:
                 f"the emitted file does not run: {type(failure).__name__}: {failure}{line}",
                 remedy="this is a fault of fxapprox, unless a constructor of your own failed",
             ) from failure
+        finally:
+            del sys.modules[module.__name__]
     wrong = difference(model, built)
     if wrong:
         raise EmitError(
