@@ -92,6 +92,19 @@ def test_every_path_of_the_graph_is_in_the_outline() -> None:
         assert nx.has_path(whole, one, other) == nx.has_path(small, one, other), (one, other)
 
 
+def test_what_several_sites_read_belongs_to_none_of_them() -> None:
+    operators = [Operator(name, "Linear", name, name, None) for name in ("in", "q", "k", "out")]
+    operators[1:1] = [Operator("norm", "LayerNorm", "norm", None, None)]
+    operators[4:4] = [Operator("add:1", "add", "", None, None)]
+    edges = [
+        Edge("in", "norm"), Edge("norm", "q"), Edge("norm", "k"), Edge("q", "add:1"), Edge("k", "add:1"),
+        Edge("in", "add:1"), Edge("add:1", "out"),
+    ]  # fmt: skip
+    plan = Plan("m", "f", tuple(decided(site(name, 4, 4), None) for name in ("in", "q", "k", "out")))
+    drawn = outline(operators, edges, facts(plan)["sites"])
+    assert set(drawn.edges) == {(edge.source, edge.target) for edge in edges}
+
+
 def test_a_module_without_sites_is_one_node_and_a_single_child_needs_no_frame() -> None:
     operators = [
         Operator("fc", "Linear", "fc", "fc", None),

@@ -39,6 +39,12 @@ def test_k_is_what_the_choice_keeps_not_the_ratio() -> None:
     assert after(choice(keep=1.0)) == (ONE, ONE, ONE)
 
 
+def test_reuse_goes_through_the_pairs_of_the_forward() -> None:
+    # 50 of 100 forward; 50 of its own 60 pairs would be more
+    assert after(choice(keep=0.1, min_k=50)) == (ONE / 2, ONE / 2, ONE / 2)
+    assert after(choice(scope="backward", keep=0.1, min_k=30))[1] == ONE / 2
+
+
 def test_a_product_that_is_never_computed_stays_at_nothing() -> None:
     first = site("first", 100, 60, depth=0)
     assert flops_after(first, choice(), "grad_input") == 0

@@ -15,6 +15,7 @@ from fxapprox.report import Summary, facts, summary
 from fxapprox.report.amounts import amount, change, percent, saving, size
 from fxapprox.report.console import text_of
 from fxapprox.report.facts import explanation_facts, kind_facts, policy_facts
+from fxapprox.report.grouping import grouped
 from fxapprox.report.listings import explanation_text, kinds_table, policies_table
 from fxapprox.report.tables import summary_table
 from fxapprox.rules import Rule, explain
@@ -94,6 +95,13 @@ def test_a_group_never_speaks_for_a_site_that_differs() -> None:
     table = text(Plan("m", "f", tuple(layers)), 160)
     assert "layers.{0-1,3}.fc ×3" in table
     assert "layers.2.fc " in table
+
+
+def test_a_label_names_no_site_that_is_not_there() -> None:
+    names = [f"{a}.{b}" for a in range(3) for b in range(3) if (a, b) != (1, 1)]
+    groups = grouped(names, name=str, same=len)
+    assert {group.label: len(group.items) for group in groups} == {"0.{0-2}": 3, "1.{0,2}": 2, "2.{0-2}": 3}
+    assert [group.label for group in grouped(["a", "a", "b.1"], name=str, same=len)] == ["a", "a", "b.1"]
 
 
 def test_reasons_of_a_group_merge_their_numbers() -> None:
