@@ -14,6 +14,7 @@ import numpy
 import torch
 from torch import Tensor, fx, nn
 
+from .guards import Pattern, pattern_of
 from .names import can_spell
 from .nests import (
     Path,
@@ -157,6 +158,7 @@ class Frame:
     regions: list[Region] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     scalars: list[tuple[fx.Node, Path, Any]] = field(default_factory=list)
+    given: dict[str, Pattern] = field(default_factory=dict)
     constants: dict[str, Tensor] = field(default_factory=dict)
     hints: dict[tuple[fx.Node, Path], str] = field(default_factory=dict)
     file: str | None = None
@@ -187,6 +189,7 @@ class Frame:
             node = self.graph.create_node("placeholder", stars.get(parameter.kind, "") + name, name=name)
             value = bound.arguments[name]
             node.meta[META] = Facts(described(value))
+            self.given[name] = pattern_of(value)
             self._last_placeholder = node
             self._know_all(value, node, again=False)
             self.scalars += [(node, path, leaf) for path, leaf in leaves(value) if is_plain(leaf)]

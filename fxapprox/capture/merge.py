@@ -26,8 +26,12 @@ class Merged:
     """A forward that holds for all its samples: the first sample's nodes, with their arguments after
     constants that differ were explained."""
 
-    base: Sample
+    samples: Sequence[Sample]
     arguments: dict[fx.Node, tuple[Any, Any]] = field(default_factory=dict)
+
+    @property
+    def base(self) -> Sample:
+        return self.samples[0]
 
 
 def merge(samples: Sequence[Sample]) -> Merged:
@@ -36,7 +40,7 @@ def merge(samples: Sequence[Sample]) -> Merged:
     for other in samples[1:]:
         _same_steps(base, other)
     solver = Solver(samples)
-    merged = Merged(base)
+    merged = Merged(samples)
     for position, node in enumerate(base.nodes):
         values = [(sample.nodes[position].args, sample.nodes[position].kwargs) for sample in samples]
         merged.arguments[node] = _unified(values, samples, solver, position)

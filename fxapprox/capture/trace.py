@@ -273,7 +273,7 @@ def _printed(path: str, merged: Merged, in_eval: Merged | None) -> Forward:
         other = Printer(in_eval, imports, placeholders=False, constants=prefix).body()
         lines += ["", f"def _forward_eval({head}):", *other.lines]
         constants |= {name.replace("_constant_", prefix): t for name, t in in_eval.base.frame.constants.items()}
-    guard = _guard(signature, [*samples, *evals])
+    guard = _guard(signature, [*merged.samples, *(in_eval.samples if in_eval else ())])
     return Forward(path, "\n".join(lines) + "\n", imports.names, tuple(main.calls), constants, guard)
 
 

@@ -14,6 +14,7 @@ import inspect
 import linecache
 import re
 import textwrap
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from types import FunctionType
 from typing import Any, ClassVar
@@ -21,19 +22,33 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from ..capture._types import Forward, FunctionCall
+from ..capture.guards import Guard, odd_argument
 from ..errors import FxApproxError
 
 Imports = tuple[tuple[str, tuple[str, str]], ...]
+ODD = "_fxapprox_odd_argument"
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_BY_NAME = (inspect.Parameter.KEYWORD_ONLY,)
 
 
 class Captured:
     """The mark of a class that runs a captured forward, and how its instances are pickled."""
 
     _fxapprox_base: ClassVar[type[nn.Module]]
-    _fxapprox_text: ClassVar[tuple[str, Imports]]
+    _fxapprox_text: ClassVar[tuple[str, Imports, Guard | None]]
 
     def __init_subclass__(cls) -> None:
         """Keep the generated class from registering itself where the user's base class lists subclasses."""
+
+    def _fxapprox_as_written(self, odd: str, /, *args: Any, **kwargs: Any) -> Any:
+        """The user's own forward, for arguments that could take another way than the captured one went."""
+        warnings.warn(
+            f"{self._fxapprox_base.__name__} was rewritten with other arguments than {odd}: its forward runs as "
+            "written, and the calls of functions in it exactly; rewrite it with such inputs to sample them",
+            stacklevel=3,
+        )
+        own = self.__dict__.get("_fxapprox_forward")
+        return (super().forward if own is None else own)(*args, **kwargs)  # type: ignore[misc]
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """The base's own reduction, whose result is given the generated class again once rebuilt."""
@@ -51,14 +66,19 @@ def install(module: nn.Module, forward: Forward, sampled: Iterable[FunctionCall]
     The children that `sampled` names must be added by the caller. Constants of the forward become
     buffers that are not persistent: they follow `.to()` and stay out of the state_dict."""
     source = redirected(forward, sampled)
-    imports = tuple(sorted((name, place) for name, place in forward.imports.items()))
-    captured = _class_for(module, source, imports)
+    imports = dict(forward.imports)
+    if forward.guard is not None:
+        source = _guarded(source, forward.guard)
+        imports[ODD] = (odd_argument.__module__, odd_argument.__name__)
+    text = source, tuple(sorted(imports.items())), forward.guard
+    captured = _class_for(module, text)
     for name, value in forward.constants.items():
         if isinstance(value, Tensor):
             module.register_buffer(name, value.detach().clone(), persistent=False)
         else:
             setattr(module, name, value)
-    module.__dict__.pop("forward", None)  # a forward set on the instance would hide the class's
+    if "forward" in module.__dict__:  # one set on the instance would hide the class's
+        module.__dict__["_fxapprox_forward"] = module.__dict__.pop("forward")
     module.__class__ = captured
 
 
@@ -76,25 +96,45 @@ def redirected(forward: Forward, sampled: Iterable[FunctionCall]) -> str:
     return source
 
 
-def _class_for(module: nn.Module, source: str, imports: Imports) -> type[nn.Module]:
+def _guarded(source: str, guard: Guard) -> str:
+    """The text that first asks whether it holds for its arguments."""
+    head, rest = source.split("\n", 1)
+    values = "".join(f"{name}, " for name in guard.names)
+    check = (
+        f"    if (_odd := {ODD}(self._fxapprox_text[2], ({values}))) is not None:\n"
+        f"        return self._fxapprox_as_written(_odd, {guard.passed})\n"
+    )
+    return f"{head}\n{check}{rest}"
+
+
+def _class_for(module: nn.Module, text: tuple[str, Imports, Guard | None]) -> type[nn.Module]:
     cls = type(module)
     if "parametrizations" not in module._modules or len(cls.__bases__) != 1:
-        return captured_class(cls, source, imports)  # type: ignore[arg-type]
+        return captured_class(cls, *text)  # type: ignore[arg-type]
     # torch made this class for this one module, to hold the properties of its parametrized tensors, and
     # removes it again with the last of them: it must stay the outermost
     own = {name: value for name, value in vars(cls).items() if name not in ("__dict__", "__weakref__")}
-    return type(cls.__name__, (captured_class(cls.__bases__[0], source, imports),), own)
+    return type(cls.__name__, (captured_class(cls.__bases__[0], *text),), own)
 
 
 @functools.cache
-def captured_class(base: type[nn.Module], source: str, imports: Imports) -> type[nn.Module]:
+def captured_class(
+    base: type[nn.Module], source: str, imports: Imports, guard: Guard | None = None
+) -> type[nn.Module]:
     """The subclass of `base` that runs `source`; one class for equal arguments.
 
     Raises FxApproxError for text that does not compile, or an import that cannot be found."""
     functions = compiled(source, dict(imports), f"{base.__name__}.forward")
     forward = functions["forward"]
-    # the text may spell defaults and annotations differently; callers that inspect must see the user's
-    forward.__signature__ = inspect.signature(base.forward)  # type: ignore[attr-defined]
+    # the text may spell defaults and annotations differently: a call must get, and callers that inspect
+    # must see, the user's
+    signature = inspect.signature(base.forward)
+    if signature.parameters.keys() == inspect.signature(forward).parameters.keys():
+        for name, kinds in (("__defaults__", _POSITIONAL), ("__kwdefaults__", _BY_NAME)):
+            given = {p.name: p.default for p in signature.parameters.values()
+                     if p.kind in kinds and p.default is not p.empty}  # fmt: skip
+            setattr(forward, name, given if kinds is _BY_NAME else tuple(given.values()))
+    forward.__signature__ = signature  # type: ignore[attr-defined]
     forward.__doc__ = base.forward.__doc__
 
     return type(
@@ -106,7 +146,7 @@ def captured_class(base: type[nn.Module], source: str, imports: Imports) -> type
             "__qualname__": f"Sampled{base.__qualname__}",
             "__doc__": base.__doc__,
             "_fxapprox_base": base,
-            "_fxapprox_text": (source, imports),
+            "_fxapprox_text": (source, imports, guard),
         },
     )
 
@@ -137,7 +177,7 @@ def found(module: str, qualified: str) -> Any:
     return value
 
 
-def _rebuilt(text: tuple[str, Imports], function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+def _rebuilt(text: tuple[str, Imports, Guard | None], function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     instance = function(*arguments)
     instance.__class__ = captured_class(type(instance), *text)  # type: ignore[arg-type]
     return instance

@@ -1,0 +1,97 @@
+"""For which arguments a captured forward holds: those like the ones it was recorded with.
+
+A forward may branch on everything but the values of tensors: whether a mask was given, flags,
+numbers, the number of dimensions, bool or float masks. The trace followed one way; a call that could go
+another is for the user's own forward.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from .nests import children
+
+Pattern = tuple[Any, ...]
+"""("any",), ("tensor", dimensions, sort, nested), ("plain", type, value), or ("holds", ((step, pattern), …))."""
+
+ANY: Pattern = ("any",)
+_COMPARED = (type(None), bool, int, float, str)
+
+
+@dataclass(frozen=True)
+class Guard:
+    """The parameters of a forward, each with the pattern that its argument must have; `passed` is the
+    text of a call that hands them all on."""
+
+    names: tuple[str, ...]
+    patterns: tuple[Pattern, ...]
+    passed: str
+
+
+def pattern_of(value: Any, depth: int = 8) -> Pattern:
+    """What is like `value`: equal plain values, any tensor of as many dimensions and the same sort."""
+    if isinstance(value, Tensor):
+        return ("tensor", value.dim(), _sort(value), value.is_nested)
+    if type(value) in _COMPARED:
+        return ("plain", type(value), value) if value == value else ANY
+    inner = children(value) if depth else None
+    if inner is None:
+        return ANY
+    return ("holds", tuple((step, pattern_of(item, depth - 1)) for step, item in inner))
+
+
+def _sort(tensor: Tensor) -> str:
+    # not the dtype: a model may be moved to another precision
+    if tensor.is_floating_point() or tensor.is_complex():
+        return "complex" if tensor.is_complex() else "floating"
+    return "bool" if str(tensor.dtype) == "torch.bool" else "integer"
+
+
+def common(patterns: Sequence[Pattern]) -> Pattern:
+    """What is like all of them; where they differ, anything: what explains the difference is followed."""
+    return functools.reduce(_common, patterns)
+
+
+def _common(one: Pattern, other: Pattern) -> Pattern:
+    if one == other:
+        return one
+    if one[0] == other[0] == "holds" and [s for s, _ in one[1]] == [s for s, _ in other[1]]:
+        return (
+            "holds",
+            tuple((step, _common(a, b)) for (step, a), (_, b) in zip(one[1], other[1], strict=True)),
+        )
+    return ANY
+
+
+def odd_argument(guard: Guard, values: tuple[Any, ...]) -> str | None:
+    """The first parameter whose argument is unlike its pattern, in words; None where all are as they were."""
+    for name, pattern, value in zip(guard.names, guard.patterns, values, strict=True):
+        if not _like(pattern, value):
+            return f"{name} is {_said(value)}"
+    return None
+
+
+def _like(pattern: Pattern, value: Any) -> bool:
+    sort = pattern[0]
+    if sort == "any":
+        return True
+    if sort == "tensor":
+        return isinstance(value, Tensor) and pattern == pattern_of(value)
+    if sort == "plain":
+        return type(value) is pattern[1] and bool(value == pattern[2])
+    inner = children(value)
+    if inner is None or len(inner) != len(pattern[1]):
+        return False
+    pairs = zip(pattern[1], inner, strict=True)
+    return all(step == own and _like(expected, item) for (step, expected), (own, item) in pairs)
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a {str(value.dtype).removeprefix('torch.')} tensor of {value.dim()} dimensions"
+    return f"{value!r:.40}" if type(value) in _COMPARED else f"another {type(value).__name__}"
