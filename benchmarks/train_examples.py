@@ -62,7 +62,7 @@ ARMS = {
 }
 TASKS = {
     "mlp": Task("examples/mlp.py", ARMS, epochs=10, batch=64, rate=0.05, images=None),
-    "resnet": Task("examples/resnet.py", ARMS, epochs=3, batch=64, rate=0.05, images=10_000),
+    "resnet": Task("examples/resnet.py", ARMS, epochs=4, batch=64, rate=0.05, images=10_000),
 }
 
 

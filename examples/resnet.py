@@ -1,4 +1,4 @@
-"""A residual network for 32×32 images: three stages of two blocks, 64 to 256 channels."""
+"""A residual network for 32×32 images: three stages of two blocks, 32 to 128 channels."""
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    def __init__(self, width: int = 64, classes: int = 10) -> None:
+    def __init__(self, width: int = 32, classes: int = 10) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
