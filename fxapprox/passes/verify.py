@@ -25,12 +25,8 @@ def verify(capture: Capture, model: nn.Module) -> None:
     looked at where a step takes more than `COSTLY_FLOPS`). Runs copies only."""
     wrong = _state_differences(capture.model, model) or _tie_differences(capture.model, model)
     if not wrong and capture.total_flops <= COSTLY_FLOPS:
-        still = Modes(grad=False)
-        evaluation = Trial("eval mode, the example inputs", False, capture.inputs, 0, still)
-        training = Trial("train mode, every product exact", True, capture.inputs, 0, still)
-        wrong = _outcome_differences(capture.model, deep_copy(model), evaluation) or _outcome_differences(
-            capture.model, _with_exact_choices(model), training
-        )
+        with kept_random_state():
+            wrong = _outcome_differences(capture, deep_copy(capture.model), deep_copy(model))
     if wrong:
         raise FxApproxError(
             f"the rewritten model is not the user's model: {wrong}",
@@ -72,24 +68,30 @@ def _ties(model: nn.Module) -> set[frozenset[str]]:
     return {frozenset(group) for group in names.values() if len(group) > 1}
 
 
-def _outcome_differences(theirs: nn.Module, ours: nn.Module, trial: Trial) -> str | None:
-    with kept_random_state():
-        expected = run(deep_copy(theirs), trial)
+def _outcome_differences(capture: Capture, theirs: nn.Module, ours: nn.Module) -> str | None:
+    """How two copies differ in evaluation, then in training with every product of `ours` exact."""
+    still = Modes(grad=False)
+    evaluation = Trial("eval mode, the example inputs", False, capture.inputs, 0, still)
+    training = Trial("train mode, every product exact", True, capture.inputs, 0, still)
+    for trial in (evaluation, training):
+        if trial is training:
+            _make_exact(ours)
+        expected, actual = run(theirs, trial), run(ours, trial)
         if expected.failure is not None:
-            return None  # a model that only trains
-        wrong = mismatch(expected, run(ours, trial))
+            continue  # a model that only trains
+        wrong = mismatch(expected, actual)
         if wrong:  # what the user's model itself does not repeat cannot be held against the copy
-            unsteady = mismatch(expected, run(deep_copy(theirs), trial))
+            unsteady = mismatch(*(run(deep_copy(capture.model), trial) for _ in range(2)))
             wrong = {name: text for name, text in wrong.items() if name not in unsteady}
-    return f"{next(iter(wrong.values()))} ({trial.label})" if wrong else None
+        if wrong:
+            return f"{next(iter(wrong.values()))} ({trial.label})"
+    return None
 
 
-def _with_exact_choices(model: nn.Module) -> nn.Module:
-    """A copy in which every site computes all of its products, by the way that sampled ones go."""
-    replica = deep_copy(model)
-    for module in replica.modules():
+def _make_exact(model: nn.Module) -> None:
+    """Make every site compute all of its products, by the way that sampled ones go."""
+    for module in model.modules():
         sites = module.__dict__.get("_fxapprox")
         if isinstance(sites, Sites):
             for part in sites.parts.values():
                 part.choice = Choice()
-    return replica
