@@ -81,7 +81,8 @@ def _outcome_differences(capture: Capture, theirs: nn.Module, ours: nn.Module) -
             continue  # a model that only trains
         wrong = mismatch(expected, actual)
         if wrong:  # what the user's model itself does not repeat cannot be held against the copy
-            unsteady = mismatch(*(run(deep_copy(capture.model), trial) for _ in range(2)))
+            again = [run(deep_copy(capture.model), trial) for _ in range(2)]
+            unsteady = mismatch(again[0], again[1])
             wrong = {name: text for name, text in wrong.items() if name not in unsteady}
         if wrong:
             return f"{next(iter(wrong.values()))} ({trial.label})"
