@@ -26,6 +26,7 @@ from ..capture.guards import Guard, odd_argument
 from ..errors import FxApproxError
 
 Imports = tuple[tuple[str, tuple[str, str]], ...]
+Text = tuple[str, Imports, Guard | None]
 ODD = "_fxapprox_odd_argument"
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _BY_NAME = (inspect.Parameter.KEYWORD_ONLY,)
@@ -35,7 +36,7 @@ class Captured:
     """The mark of a class that runs a captured forward, and how its instances are pickled."""
 
     _fxapprox_base: ClassVar[type[nn.Module]]
-    _fxapprox_text: ClassVar[tuple[str, Imports, Guard | None]]
+    _fxapprox_text: ClassVar[Text]
 
     def __init_subclass__(cls) -> None:
         """Keep the generated class from registering itself where the user's base class lists subclasses."""
@@ -43,8 +44,8 @@ class Captured:
     def _fxapprox_as_written(self, odd: str, /, *args: Any, **kwargs: Any) -> Any:
         """The user's own forward, for arguments that could take another way than the captured one went."""
         warnings.warn(
-            f"{self._fxapprox_base.__name__} was rewritten with other arguments than {odd}: its forward runs as "
-            "written, and the calls of functions in it exactly; rewrite it with such inputs to sample them",
+            f"{self._fxapprox_base.__name__} was rewritten with other arguments than {odd}: its forward runs "
+            "as written, and the calls of functions in it exactly; rewrite it with such inputs to sample them",
             stacklevel=3,
         )
         own = self.__dict__.get("_fxapprox_forward")
@@ -107,7 +108,7 @@ def _guarded(source: str, guard: Guard) -> str:
     return f"{head}\n{check}{rest}"
 
 
-def _class_for(module: nn.Module, text: tuple[str, Imports, Guard | None]) -> type[nn.Module]:
+def _class_for(module: nn.Module, text: Text) -> type[nn.Module]:
     cls = type(module)
     if "parametrizations" not in module._modules or len(cls.__bases__) != 1:
         return captured_class(cls, *text)  # type: ignore[arg-type]
@@ -129,7 +130,7 @@ def captured_class(
     # the text may spell defaults and annotations differently: a call must get, and callers that inspect
     # must see, the user's
     signature = inspect.signature(base.forward)
-    if signature.parameters.keys() == inspect.signature(forward).parameters.keys():
+    if list(signature.parameters)[1:] == list(inspect.signature(forward).parameters)[1:]:
         for name, kinds in (("__defaults__", _POSITIONAL), ("__kwdefaults__", _BY_NAME)):
             given = {p.name: p.default for p in signature.parameters.values()
                      if p.kind in kinds and p.default is not p.empty}  # fmt: skip
@@ -177,7 +178,7 @@ def found(module: str, qualified: str) -> Any:
     return value
 
 
-def _rebuilt(text: tuple[str, Imports, Guard | None], function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+def _rebuilt(text: Text, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     instance = function(*arguments)
     instance.__class__ = captured_class(type(instance), *text)  # type: ignore[arg-type]
     return instance

@@ -1,0 +1,91 @@
+"""A call that a captured forward does not hold for runs the user's own forward."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fxapprox
+from fxapprox.capture.guards import ANY, Guard, common, odd_argument, pattern_of
+
+
+class Branching(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(8, 8))
+
+    def forward(
+        self, x: Tensor, flag: bool = False, times: int = 1, *, mask: Tensor | None = None,
+        options: dict[str, Any] = {}, scale: float = 1.0,  # noqa: B006
+    ) -> Tensor:  # fmt: skip
+        y = x @ self.weight
+        for _ in range(times):
+            y = y.tanh()
+        if flag:
+            y = y + 1
+        if mask is not None:
+            y = y.masked_fill(mask, 0) if mask.dtype == torch.bool else y + mask
+        return y * scale if options.get("scaled") else y
+
+
+X = torch.randn(4, 8)
+OTHER: dict[str, dict[str, Any]] = {
+    "a flag": {"flag": True},
+    "a number": {"times": 3},
+    "a mask": {"mask": X > 0},
+    "another sort of mask": {"mask": X},
+    "a nest": {"options": {"scaled": True}, "scale": 2.0},
+}
+
+
+@pytest.mark.parametrize("case", OTHER)
+@pytest.mark.parametrize("example", [{}, {"mask": X < 0, "times": 2}])
+def test_other_arguments_than_the_examples_run_the_users_forward(case, example):
+    model = Branching()
+    fast = fxapprox.rewrite(model, (X,), example, policy="topk", keep=0.5)
+    for copied in (fast, copy.deepcopy(fast), pickle.loads(pickle.dumps(fast))):
+        with pytest.warns(UserWarning, match="rewritten with other arguments than"):
+            assert torch.equal(copied(X, **OTHER[case]), model(X, **OTHER[case]))
+
+
+def test_the_examples_own_kind_of_call_is_sampled_without_a_word():
+    model = Branching()
+    fast = fxapprox.rewrite(model, (X,), {"mask": X < 0}, policy="topk", keep=0.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sampled = fast(torch.randn(6, 8), mask=torch.rand(6, 8) > 0.5)
+        assert not torch.equal(fast(X, mask=X < 0), model(X, mask=X < 0))
+        assert fast.double()(X.double(), mask=X < 0).dtype == torch.float64
+    assert sampled.shape == (6, 8)
+
+
+def test_masks_given_after_the_rewrite_reach_attention():
+    model = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
+    x, mask = torch.randn(2, 5, 16), torch.triu(torch.ones(5, 5, dtype=torch.bool), 1)
+    rules = [fxapprox.Rule(path="self_attn.*", kind="linear", policy="topk", keep=0.5)]
+    fast = fxapprox.rewrite(model, (x,), rules=rules)
+    with pytest.warns(UserWarning, match="MultiheadAttention was rewritten with other arguments"):
+        torch.testing.assert_close(fast(x, src_mask=mask), model(x, src_mask=mask))
+
+
+def test_patterns():
+    patterns = [pattern_of((X, [True, n], {"a": None})) for n in (1, 2)]
+    guard = Guard(("nest",), (common(patterns),), "nest")
+    assert odd_argument(guard, ((X.double(), [True, 7], {"a": None}),)) is None
+    for wrong in (
+        (X[0], [True, 1], {"a": None}),
+        (X > 0, [True, 1], {"a": None}),
+        (X, [1, 1], {"a": None}),
+        (X, [True], {"a": None}),
+        (X, [True, 1], {"b": None}),
+        (X, [True, 1], None),
+    ):
+        assert odd_argument(guard, (wrong,)) == "nest is " + ("None" if wrong is None else "another tuple")
+    assert common([pattern_of(None), pattern_of(X)]) == ANY
+    assert pattern_of(float("nan")) == pattern_of(object()) == ANY
