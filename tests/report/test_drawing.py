@@ -14,7 +14,8 @@ import fxapprox
 from fxapprox.capture._types import Edge, Operator
 from fxapprox.plan import Plan
 from fxapprox.report import draw, facts
-from fxapprox.report.drawing.layout import Item, lay_out
+from fxapprox.report.drawing.items import Item
+from fxapprox.report.drawing.layout import lay_out
 from fxapprox.report.drawing.outline import outline
 from fxapprox.report.drawing.scene import Scene, scene
 from fxapprox.report.drawing.svg import fill

@@ -11,51 +11,13 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 import networkx as nx
 
-Point = tuple[float, float]
-RANK_GAP, SIDE_GAP, LINE_GAP, LANE = 26.0, 22.0, 12.0, 7.0
+from .columns import columns, stack
+from .items import LINE_GAP, SIDE_GAP, Item, Level, Piece, Point
+
 SWEEPS = 8
-WIDER, WORTH_FOLDING = 1.4, 0.75
-
-
-@dataclass
-class Item:
-    """Something with a place on a rank: a box (node or cluster), a port, or a point of a passing line.
-
-    `entry` and `exit`: line → offset from the left border at which it comes in above or goes out below;
-    the middle where it is not named. `x`, `y` are those of the upper left corner."""
-
-    name: str
-    width: float
-    height: float
-    entry: Mapping[str, float] = field(default_factory=dict)
-    exit: Mapping[str, float] = field(default_factory=dict)
-    x: float = 0.0
-    y: float = 0.0
-
-    def above(self, line: str) -> float:
-        return self.x + self.entry.get(line, self.width / 2)
-
-    def below(self, line: str) -> float:
-        return self.x + self.exit.get(line, self.width / 2)
-
-
-@dataclass(frozen=True)
-class Level:
-    """One cluster, laid out: places of its children in its own coordinates, and the lines between them.
-
-    `width` and `height` enclose everything; `entry` and `exit` are the offsets of its ports. A line's
-    points are the ends of vertical pieces, with curves between them."""
-
-    width: float
-    height: float
-    items: tuple[Item, ...]
-    lines: tuple[tuple[str, tuple[Point, ...]], ...]
-    entry: Mapping[str, float]
-    exit: Mapping[str, float]
 
 
 def lay_out(boxes: Sequence[Item], lines: Iterable[tuple[str | None, str | None, str]], tall: float) -> Level:
@@ -67,8 +29,7 @@ def lay_out(boxes: Sequence[Item], lines: Iterable[tuple[str | None, str | None,
     items, grid, pieces = _grid(boxes, ranks, flows)
     _order(grid, pieces, items)
     _place(grid, pieces, items)
-    columns = _columns(grid, items, tall)
-    drawn = _stack(columns, items, pieces)
+    drawn = stack(columns(grid, items, tall), items, pieces)
     return _framed(boxes, items, grid, drawn)
 
 
@@ -85,10 +46,6 @@ def _ranks(names: Sequence[str], flows: Iterable[tuple[str | None, str | None, s
         if not graph.in_degree(name) and graph.out_degree(name) and name not in entered:
             rank[name] = min(rank[reader] for reader in graph.successors(name)) - 1
     return rank
-
-
-Piece = tuple[str, str, str]
-"""(upper item, lower item, line) on neighbouring ranks."""
 
 
 def _grid(
@@ -184,7 +141,11 @@ def _pull(items: Mapping[str, Item], piece: Piece, end: int) -> tuple[float, flo
     matters: long lines should be straight before short ones are."""
     upper, lower, line = items[piece[0]], items[piece[1]], piece[2]
     weight = 1.0 + 3.0 * (not upper.width) + 3.0 * (not lower.width)
-    shift = upper.below(line) - lower.above(line)
+    if line in upper.exit and line in lower.entry:
+        # module below module: by their middles, or a long chain of blocks would drift to one side
+        shift = upper.x + upper.width / 2 - lower.x - lower.width / 2
+    else:
+        shift = upper.below(line) - lower.above(line)
     return (lower.x + shift, weight) if end == 1 else (upper.x - shift, weight)
 
 
@@ -215,103 +176,6 @@ def _spread(row: Sequence[str], items: Mapping[str, Item], wanted: Mapping[str, 
     places = [mean for mean, _, count in blocks for _ in range(count)]
     for name, offset, start in zip(row, offsets, places, strict=True):
         items[name].x = start + offset
-
-
-def _columns(
-    grid: Sequence[Sequence[str]], items: Mapping[str, Item], tall: float
-) -> list[list[Sequence[str]]]:
-    """The ranks in columns of about equal height, as many as make the whole somewhat wider than high; one
-    where nothing is too tall."""
-    heights = [max((items[name].height for name in row), default=0.0) + RANK_GAP for row in grid]
-    total = sum(heights)
-    if total <= 1.25 * tall:
-        return [list(grid)]
-    right = max(item.x + item.width for item in items.values())
-    width = right - min(item.x for item in items.values()) + 2 * SIDE_GAP
-    count = min(max(2, round((WIDER * total / width) ** 0.5)), max(2, round(2 * total / tall)))
-    low, high = max(heights), total
-    while high - low > 1:  # the least height that this many columns can do with
-        limit = (low + high) / 2
-        low, high = (low, limit) if len(_filled(grid, heights, limit)) <= count else (limit, high)
-    # one large child and little beside it: folding would only tear that away
-    return _filled(grid, heights, high) if high < WORTH_FOLDING * total else [list(grid)]
-
-
-def _filled(
-    grid: Sequence[Sequence[str]], heights: Sequence[float], limit: float
-) -> list[list[Sequence[str]]]:
-    columns: list[list[Sequence[str]]] = [[]]
-    filled = 0.0
-    for row, height in zip(grid, heights, strict=True):
-        if columns[-1] and filled + height > limit:
-            columns.append([])
-            filled = 0.0
-        columns[-1].append(row)
-        filled += height
-    return columns
-
-
-def _stack(
-    columns: Sequence[Sequence[Sequence[str]]], items: Mapping[str, Item], pieces: Sequence[Piece]
-) -> list[tuple[str, tuple[Point, ...]]]:
-    """y coordinates (and x, column by column), then the lines."""
-    bands: dict[str, tuple[float, float, int]] = {}  # top and bottom of an item's rank, and its column
-    left, lowest = 0.0, 0.0
-    gutters: list[float] = []
-    crossing = _crossing(columns, pieces)
-    for number, column in enumerate(columns):
-        names = [name for row in column for name in row]
-        start = min((items[name].x for name in names), default=0.0)
-        y = 0.0
-        for row in column:
-            height = max((items[name].height for name in row), default=0.0)
-            for name in row:
-                items[name].x += left - start
-                items[name].y = y + (height - items[name].height) / 2
-                bands[name] = (y, y + height, number)
-            y += height + RANK_GAP
-        lowest = max(lowest, y - RANK_GAP)
-        right = max((items[name].x + items[name].width for name in names), default=left)
-        lanes = len(crossing.get(number, ()))
-        gutters.append(right + SIDE_GAP)
-        left = right + 2 * SIDE_GAP + LANE * lanes
-    drawn = []
-    for upper, lower, line in pieces:
-        one, other = items[upper], items[lower]
-        points = _leaving(one, bands[upper], line) + _arriving(other, bands[lower], line)
-        if bands[upper][2] != bands[lower][2]:
-            lane = LANE * crossing[bands[upper][2]].index(line)
-            points[2:2] = _around(
-                points[1], points[2], gutters[bands[upper][2]] + lane, lowest + LANE + lane, lane
-            )
-        drawn.append((line, tuple(points)))
-    return drawn
-
-
-def _crossing(columns: Sequence[Sequence[Sequence[str]]], pieces: Sequence[Piece]) -> dict[int, list[str]]:
-    """Column → the lines that go from it to the next."""
-    column = {name: number for number, rows in enumerate(columns) for row in rows for name in row}
-    found: dict[int, dict[str, None]] = defaultdict(dict)
-    for upper, lower, line in pieces:
-        if column[upper] != column[lower]:
-            found[column[upper]][line] = None
-    return {number: list(lines) for number, lines in found.items()}
-
-
-def _leaving(item: Item, band: tuple[float, float, int], line: str) -> list[Point]:
-    x = item.below(line)
-    return [(x, item.y + item.height), (x, band[1])]
-
-
-def _arriving(item: Item, band: tuple[float, float, int], line: str) -> list[Point]:
-    x = item.above(line)
-    return [(x, band[0]), (x, item.y)]
-
-
-def _around(start: Point, end: Point, gutter: float, low: float, lane: float) -> list[Point]:
-    """The way from the foot of a column to the head of the next: down, aside, up, aside, down."""
-    high = -LANE - RANK_GAP / 2 - lane
-    return [(start[0], low), (gutter, low), (gutter, high), (end[0], high)]
 
 
 def _framed(

@@ -10,7 +10,8 @@ from typing import Any
 
 from ..amounts import percent, shape
 from ..tables import treatment
-from .layout import Item, Level, Point, lay_out
+from .items import Item, Level, Point
+from .layout import lay_out
 from .outline import ROOT, Node, Outline, chain, meeting
 
 PAD, LABEL = 10.0, 18.0

@@ -8,7 +8,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 from ..amounts import amount, percent
 from ..tables import treatment
-from .layout import Point
+from .items import Point
 from .outline import Node
 from .scene import LINE, Box, Frame, Scene, how
 
