@@ -17,7 +17,7 @@ from torch import Tensor
 from .nests import children
 
 Pattern = tuple[Any, ...]
-"""("any",), ("tensor", dimensions, sort, nested), ("plain", type, value) or ("holds", ((step, pattern), …))."""
+"""("any",), ("tensor", dimensions, sort, nested), ("plain", type, value), ("holds", ((step, pattern), …))"""
 
 ANY: Pattern = ("any",)
 _COMPARED = (type(None), bool, int, float, str)

@@ -45,7 +45,7 @@ class Captured:
         """The user's own forward, for arguments that could take another way than the captured one went."""
         warnings.warn(
             f"{self._fxapprox_base.__name__} was rewritten with other arguments than {odd}: its forward runs "
-            "as written, and the calls of functions in it exactly; rewrite it with such inputs to sample them",
+            "as written, and the calls of functions in it exactly; rewrite with such inputs to sample them",
             stacklevel=3,
         )
         own = self.__dict__.get("_fxapprox_forward")
