@@ -26,7 +26,7 @@ original_apply = FunctionType(
 class _Watched:
     """A class, because torch's `apply` calls super(): code that is exchanged needs the same cell."""
 
-    def apply(cls, *args, **kwargs):  # type: ignore[no-untyped-def] # noqa: N805
+    def apply(cls, *args, **kwargs):  # type: ignore[no-untyped-def]
         __class__  # noqa: B018
         from fxapprox.capture.functions import watched_apply
 

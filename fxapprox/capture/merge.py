@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from .frames import TensorFacts, facts_of
+from .facts import TensorFacts, facts_of
 from .solve import Expression, Sample, Solver, same
 
 

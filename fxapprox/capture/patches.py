@@ -11,14 +11,15 @@ from torch import Tensor, nn
 from torch.amp.autocast_mode import autocast
 
 from ..kinds import Call
-from .frames import Applied, Foreign, Frame, OddValue, Region
+from .facts import Applied, Foreign, OddValue, Region
+from .frames import Frame
 from .functions import original_apply, watching_functions
 from .lines import author, definition, file_of
 from .names import can_spell
 from .nests import fingerprint, holders, is_plain, tensors
 from .observe import type_name
 from .recorder import Fault, Recorder, _version
-from .tree import contents, snapshot
+from .state import contents, snapshot
 
 _call = nn.Module.__call__
 _set = nn.Module.__setattr__

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import random
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import FrameType, FunctionType
+from types import FrameType
 from typing import Any
 
-import numpy
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,64 +16,14 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.overrides import TorchFunctionMode
 
 from ..kinds import Call, Kind, recognise
-from .frames import Applied, Foreign, Frame, OddValue, SiteName
+from .calls import DATA_SHAPED, OPENED_ATTENTION, READS, SHAPE_READS, made_from_numpy, normal_form
+from .facts import Foreign, OddValue, SiteName
+from .frames import Frame
 from .lines import definition, user_line
-from .names import OPERATORS, tensor_method
 from .nests import tensors
 from .observe import Observer
+from .state import random_moved, random_state
 from .tree import Tree
-
-# Tensor code that hands data to Python: what follows may depend on it, and a trace would freeze it.
-READS = {
-    "item": "reads a tensor's value with .item()",
-    "__bool__": "branches on a tensor's value",
-    "__int__": "turns a tensor's value into an int",
-    "__float__": "turns a tensor's value into a float",
-    "__complex__": "turns a tensor's value into a complex number",
-    "__index__": "uses a tensor's value as an index of Python",
-    "tolist": "reads a tensor's values with .tolist()",
-    "numpy": "reads a tensor's values with .numpy()",
-    "__array__": "hands a tensor to numpy",
-    "__contains__": "searches a tensor with `in`",
-    "equal": "compares tensors with torch.equal",
-    "allclose": "compares tensors with torch.allclose",
-    "is_nonzero": "branches on a tensor's value",
-    "data_ptr": "asks for a tensor's address",
-    "backward": "calls backward in its forward",
-    "register_hook": "registers a hook on a tensor",
-    "untyped_storage": "reaches into a tensor's storage",
-    "storage": "reaches into a tensor's storage",
-    "__deepcopy__": "copies a tensor with copy.deepcopy",
-    "__reduce_ex__": "pickles a tensor",
-    "share_memory_": "shares a tensor's memory",
-    "set_": "replaces a tensor's storage",
-}
-# Results whose *shape* depends on data.
-DATA_SHAPED = {
-    "nonzero", "argwhere", "unique", "unique_consecutive", "masked_select", "_unique2", "bincount", "repeat_interleave",
-}  # fmt: skip
-SHAPE_READS = {
-    "shape",
-    "size",
-    "numel",
-    "nelement",
-    "__len__",
-    "unbind",
-    "split",
-    "chunk",
-    "stride",
-    "nbytes",
-}
-
-# F.multi_head_attention_forward asks whether a mode is on and, if so, hands itself over whole. This copy
-# does not ask, so that the projections and products inside are seen.
-OPENED_ATTENTION = FunctionType(
-    F.multi_head_attention_forward.__code__,
-    {**vars(F), "has_torch_function": lambda _: False},
-    F.multi_head_attention_forward.__name__,
-    F.multi_head_attention_forward.__defaults__,
-)
-OPENED_ATTENTION.__kwdefaults__ = F.multi_head_attention_forward.__kwdefaults__
 
 
 @dataclass(frozen=True)
@@ -151,9 +99,7 @@ class Recorder(TorchFunctionMode):
 
     # ---- what cannot be captured
 
-    def fault(
-        self, frame: Frame | None, reason: str, line: str | None = None, *, once: bool = False
-    ) -> None:
+    def fault(self, frame: Frame | None, reason: str, line: str | None = None, *, once: bool = False) -> None:
         """The forward of this frame keeps being the user's own."""
         if frame is None:
             return
@@ -215,11 +161,11 @@ class Recorder(TorchFunctionMode):
         self._kept.append(tensor)
 
     def check_random(self) -> None:
-        """Blame the frame on top where Python's or numpy's generator moved since the last look."""
-        now = _random_state()
-        if self._random is not None and now != self._random:
-            top = self.top
-            self.fault(top, "draws from Python's or numpy's random generator", top and definition(top.module))
+        """Blame the frame on top where a generator moved in a way that no call of torch shows."""
+        now = random_state()
+        reason = None if self._random is None else random_moved(self._random, now)
+        if reason is not None and self.top is not None:
+            self.fault(self.top, reason, definition(self.top.module))
         self._random = now
 
     # ---- calls
@@ -342,8 +288,8 @@ class Recorder(TorchFunctionMode):
             id_ = _site_id(frame, site) if site is not None else None
             self.observer.operator(frame, name, args, kwargs, result, id_)
         if frame.recording:
-            target, given, named = _normal(func, name, args, kwargs)
-            if (real := _from_numpy(func, args, kwargs)) is not None:
+            target, given, named = normal_form(func, name, args, kwargs)
+            if (real := made_from_numpy(func, args, kwargs)) is not None:
                 frame.constant(result, real)
                 return
             try:
@@ -424,32 +370,5 @@ def _lineage(frame: Frame | None) -> list[Frame]:
     return found
 
 
-def _from_numpy(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-    """The real tensor of a call that makes one from an array of numpy's, None for any other call."""
-    if func not in (torch.tensor, torch.as_tensor, torch.asarray):
-        return None
-    array = args[0] if args else kwargs.get("data", kwargs.get("obj"))
-    if not isinstance(array, numpy.ndarray):
-        return None
-    with unset_fake_temporarily():
-        made: Tensor = func(*args, **kwargs)
-        return made.detach().clone()
-
-
 def _version(tensor: Tensor) -> int:
     return -1 if tensor.is_inference() else tensor._version
-
-
-def _random_state() -> Any:
-    legacy = numpy.random.get_state(legacy=False)
-    return random.getstate(), (legacy["state"]["pos"], int(legacy["state"]["key"][0]), legacy["has_gauss"])
-
-
-def _normal(func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any, Any]:
-    """The call by a name that text can say: Python's operators, methods and functions."""
-    if isinstance(func, Applied) or func is getattr:
-        return func, args, kwargs
-    if name in OPERATORS and tensor_method(func) is not None:
-        function, reflected = OPERATORS[name]
-        return function, args[::-1] if reflected else args, kwargs
-    return func, args, kwargs

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from .frames import Frame, TensorFacts, facts_of
+from .facts import TensorFacts, facts_of
+from .frames import Frame
 from .nests import Path
 
 # How many earlier results are searched for a size; a constant of a long forward is rarely older.

@@ -3,62 +3,32 @@
 from __future__ import annotations
 
 import builtins
-import inspect
 import keyword
 import operator
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import fx, nn
 
 from ._types import FunctionCall
-from .frames import Applied, Attribute, Region, SiteName, facts_of
+from .facts import Applied, Attribute, Region, SiteName, facts_of
 from .merge import Merged
 from .names import Imports, literal, name_of, tensor_method
 from .solve import Expression
+from .wording import (
+    INFIX,
+    INFIX_METHODS,
+    PREFIX,
+    VIEWS,
+    common_regions,
+    is_step,
+    nodes_in,
+    own_name,
+    telling,
+)
 
 INDENT = "    "
 RESERVED = {"self", "torch", "F", "operator", "math", *dir(builtins)}
-_INFIX: dict[Any, str] = {
-    operator.add: "+", operator.sub: "-", operator.mul: "*", operator.truediv: "/", operator.floordiv: "//",
-    operator.mod: "%", operator.pow: "**", operator.matmul: "@", operator.lshift: "<<", operator.rshift: ">>",
-    operator.and_: "&", operator.or_: "|", operator.xor: "^", operator.eq: "==", operator.ne: "!=",
-    operator.lt: "<", operator.le: "<=", operator.gt: ">", operator.ge: ">=",
-}  # fmt: skip
-# Python's operators arrive as these methods.
-_INFIX_METHODS = {
-    "add": operator.add, "sub": operator.sub, "mul": operator.mul, "div": operator.truediv, "pow": operator.pow,
-    "true_divide": operator.truediv, "matmul": operator.matmul, "eq": operator.eq, "ne": operator.ne,
-    "lt": operator.lt, "le": operator.le, "gt": operator.gt, "ge": operator.ge,
-}  # fmt: skip
-# Methods that only look at a tensor in another way: the result goes by the operand's name.
-_VIEWS = {
-    "view",
-    "reshape",
-    "permute",
-    "transpose",
-    "contiguous",
-    "unsqueeze",
-    "squeeze",
-    "flatten",
-    "unflatten",
-    "expand",
-    "to",
-    "float",
-    "type",
-    "type_as",
-    "expand_as",
-    "view_as",
-    "clone",
-    "detach",
-    "t",
-    "swapaxes",
-    "repeat",
-    "roll",
-    "half",
-}
-_PREFIX: dict[Any, str] = {operator.neg: "-", operator.pos: "+", operator.invert: "~"}
 
 
 class Unspellable(Exception):
@@ -71,42 +41,6 @@ class Body:
 
     lines: list[str]
     calls: list[FunctionCall] = field(default_factory=list)
-
-
-def parameter_names(signature: inspect.Signature) -> list[str]:
-    return list(signature.parameters)
-
-
-def signature_text(signature: inspect.Signature, imports: Imports) -> str:
-    """`self, x, mask=None, *, flag=False`: the user's parameters, without annotations."""
-    empty, parts, seen_star = inspect.Parameter.empty, ["self"], False
-    parameters = list(signature.parameters.values())
-    for number, parameter in enumerate(parameters):
-        if parameter.kind is parameter.KEYWORD_ONLY and not seen_star:
-            parts.append("*")
-            seen_star = True
-        star = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
-        seen_star = seen_star or star == "*"
-        text = star + parameter.name
-        if parameter.default is not empty:
-            text += f"={literal(parameter.default, imports) or 'None'}"
-        parts.append(text)
-        after = parameters[number + 1 : number + 2]
-        if parameter.kind is parameter.POSITIONAL_ONLY and not (after and after[0].kind is parameter.kind):
-            parts.append("/")
-    return ", ".join(parts)
-
-
-def passed_on(signature: inspect.Signature) -> str:
-    """The arguments of a call that hands every parameter on."""
-    parts = []
-    for parameter in signature.parameters.values():
-        if parameter.kind is parameter.KEYWORD_ONLY:
-            parts.append(f"{parameter.name}={parameter.name}")
-        else:
-            star = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
-            parts.append(star + parameter.name)
-    return ", ".join(parts)
 
 
 class Printer:
@@ -139,7 +73,7 @@ class Printer:
             if text is None:
                 continue
             regions = () if node.op == "output" else facts_of(node).regions
-            shared = _common(open_regions, regions)
+            shared = common_regions(open_regions, regions)
             for depth in range(shared, len(regions)):
                 lines.append(INDENT * (depth + 1) + f"with {self._region(regions[depth])}:")
             open_regions = regions
@@ -150,9 +84,9 @@ class Printer:
 
     def _find_uses(self) -> None:
         for position, node in enumerate(self.nodes):
-            for used in _nodes_in(self.merged.arguments[node]):
+            for used in nodes_in(self.merged.arguments[node]):
                 self._use(used, position)
-                if _is_step(node) and self.merged.arguments[node][0][0] is used:
+                if is_step(node) and self.merged.arguments[node][0][0] is used:
                     self._steps.setdefault(used, []).append(node)
                 else:
                     self._used_elsewhere.add(used)
@@ -160,14 +94,14 @@ class Printer:
     def _use(self, node: fx.Node, position: int) -> None:
         self._last_use[node] = position
         if self._inline(node):  # what is printed in place uses its operands where it is printed
-            for used in _nodes_in(self.merged.arguments[node]):
+            for used in nodes_in(self.merged.arguments[node]):
                 self._use(used, position)
 
     def _inline(self, node: fx.Node) -> bool:
         """Whether the node is printed in place: attributes of self, and what is taken out of them."""
         if node.op == "get_attr":
             return True
-        return _is_step(node) and isinstance(node.args[0], fx.Node) and self._inline(node.args[0])
+        return is_step(node) and isinstance(node.args[0], fx.Node) and self._inline(node.args[0])
 
     def _name_placeholder(self, node: fx.Node) -> None:
         name = str(node.target).lstrip("*")
@@ -195,20 +129,20 @@ class Printer:
 
     def _wanted(self, node: fx.Node, freed: list[str]) -> str:
         """The operand's name where it ends here and this is the next state of it; else what made it."""
-        operands = [self.names[n] for n in _nodes_in(self.merged.arguments[node]) if n in self.names]
-        own = _own_name(node)
-        if operands and (own in _VIEWS or own == "item"):
+        operands = [self.names[n] for n in nodes_in(self.merged.arguments[node]) if n in self.names]
+        own = own_name(node)
+        if operands and (own in VIEWS or own == "item"):
             return operands[0]
-        keeps = node.target in _INFIX or own in _INFIX_METHODS or len(set(operands)) <= 1
+        keeps = node.target in INFIX or own in INFIX_METHODS or len(set(operands)) <= 1
         ended = [name for name in operands if name in freed]
-        if keeps and ended and not (node.op == "call_module" and _telling(own)):
+        if keeps and ended and not (node.op == "call_module" and telling(own)):
             return ended[0]
         return own
 
     # ---- statements
 
     def _statement(self, node: fx.Node, position: int) -> str | None:
-        if self._inline(node) or (_is_step(node) and node in self.names):
+        if self._inline(node) or (is_step(node) and node in self.names):
             return None
         args, kwargs = self.merged.arguments[node]
         if node.op == "output":
@@ -229,7 +163,7 @@ class Printer:
             names = []
             for item in range(len(value)):
                 step = by_item.get(item)
-                names.append("_" if step is None else self._give_name(step, [], _own_name(node) + f"_{item}"))
+                names.append("_" if step is None else self._give_name(step, [], own_name(node) + f"_{item}"))
             return f"{', '.join(names)}{',' if len(names) == 1 else ''} = {text}"
         if node not in self._last_use:
             return text
@@ -259,13 +193,13 @@ class Printer:
             return f"{self._receiver(args[0])}[{self._index(args[1])}]"
         if target is operator.setitem:
             return f"{self._receiver(args[0])}[{self._index(args[1])}] = {self._value(args[2])}"
-        if target in _INFIX and len(args) == 2 and not kwargs:
-            return f"{self._operand(args[0])} {_INFIX[target]} {self._operand(args[1])}"
-        if target in _PREFIX and len(args) == 1:
-            return f"{_PREFIX[target]}{self._operand(args[0])}"
+        if target in INFIX and len(args) == 2 and not kwargs:
+            return f"{self._operand(args[0])} {INFIX[target]} {self._operand(args[1])}"
+        if target in PREFIX and len(args) == 1:
+            return f"{PREFIX[target]}{self._operand(args[0])}"
         method = tensor_method(target)
-        if method in _INFIX_METHODS and len(args) == 2 and not kwargs and isinstance(args[0], fx.Node):
-            return f"{self._operand(args[0])} {_INFIX[_INFIX_METHODS[method]]} {self._operand(args[1])}"
+        if method in INFIX_METHODS and len(args) == 2 and not kwargs and isinstance(args[0], fx.Node):
+            return f"{self._operand(args[0])} {INFIX[INFIX_METHODS[method]]} {self._operand(args[1])}"
         if method is not None and args and isinstance(args[0], fx.Node):
             return f"{self._receiver(args[0])}.{method}({self._arguments(args[1:], kwargs)})"
         return f"{self._name(target)}({self._arguments(args, kwargs)})"
@@ -394,59 +328,3 @@ class Printer:
         if not options["cache"]:
             given.append("cache_enabled=False")
         return f"{torch_}.autocast({', '.join(given)})"
-
-
-def _nodes_in(value: Any) -> Iterator[fx.Node]:
-    if isinstance(value, fx.Node):
-        yield value
-    elif isinstance(value, tuple | list):
-        for item in value:
-            yield from _nodes_in(item)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _nodes_in(item)
-    elif isinstance(value, slice):
-        yield from _nodes_in((value.start, value.stop, value.step))
-    elif isinstance(value, Expression):
-        yield from _nodes_in(value.values)
-
-
-def _is_step(node: fx.Node) -> bool:
-    """Whether the node takes a value out of a container (not a tensor) by a constant key."""
-    if node.op != "call_function" or node.target not in (operator.getitem, getattr):
-        return False
-    source = node.args[0]
-    return (
-        isinstance(source, fx.Node)
-        and not hasattr(facts_of(source).value, "shape")
-        and not isinstance(node.args[1], fx.Node | tuple | slice | list)
-    )
-
-
-def _own_name(node: fx.Node) -> str:
-    """A name from what makes the value."""
-    if node.op == "call_module":
-        parts = [part for part in str(node.target).split(".") if part.isidentifier()]
-        name = parts[-1] if parts else "x"
-    elif isinstance(node.target, type):
-        name = "output"
-    elif node.target is getattr or node.target is operator.getitem:
-        name = str(node.args[1]) if isinstance(node.args[1], str) else "item"
-    else:
-        name = getattr(node.target, "__name__", "x").strip("_")
-    name = "".join(c if c.isalnum() else "_" for c in name).strip("_")
-    return name if name.isidentifier() and not keyword.iskeyword(name) else "x"
-
-
-def _telling(name: str) -> bool:
-    """Whether a layer's name says what its result is (`q`, `v_proj`, `gate`)."""
-    return len(name) <= 2 or name in ("query", "key", "value", "gate", "qkv") or name.endswith("_proj")
-
-
-def _common(one: tuple[Region, ...], other: tuple[Region, ...]) -> int:
-    count = 0
-    for mine, theirs in zip(one, other, strict=False):
-        if mine != theirs:
-            break
-        count += 1
-    return count

@@ -23,8 +23,9 @@ from .names import Imports
 from .probes import batch_of, other_batch, other_sizes
 from .recorder import Fault, Treatment
 from .runs import Run, Workshop, model_fails
+from .signatures import passed_on, signature_text
 from .solve import Sample, depends_on_precision
-from .text import INDENT, Printer, Unspellable, passed_on, signature_text
+from .text import INDENT, Printer, Unspellable
 
 # Retraces until no module asks to be recorded in its parent's forward any more; past that they stay opaque.
 MOST_ROUNDS = 8
@@ -60,7 +61,9 @@ class _Attempt:
         found = [self.train, *([self.eval] if self.eval else []), *(probe.train for probe in self.probes)]
         return [one for one in found if one.error is None]
 
-    def probe(self, inputs: Inputs, what: str, shop: Workshop | None = None, *, silent: bool = False) -> _Probe:
+    def probe(
+        self, inputs: Inputs, what: str, shop: Workshop | None = None, *, silent: bool = False
+    ) -> _Probe:
         shop = shop or self.shop
         return _Probe(inputs, what, shop, shop.run(inputs, self.treatment, training=True), silent=silent)
 
@@ -272,7 +275,9 @@ def _printed(path: str, merged: Merged, in_eval: Merged | None) -> Forward:
         prefix = "_constant_eval_"
         other = Printer(in_eval, imports, placeholders=False, constants=prefix).body()
         lines += ["", f"def _forward_eval({head}):", *other.lines]
-        constants |= {name.replace("_constant_", prefix): t for name, t in in_eval.base.frame.constants.items()}
+        constants |= {
+            name.replace("_constant_", prefix): t for name, t in in_eval.base.frame.constants.items()
+        }
     guard = _guard(signature, [*merged.samples, *(in_eval.samples if in_eval else ())])
     return Forward(path, "\n".join(lines) + "\n", imports.names, tuple(main.calls), constants, guard)
 

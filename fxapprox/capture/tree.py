@@ -98,24 +98,3 @@ def _items(value: Any) -> Iterator[tuple[Path, Any]]:
         for key, item in value.items():
             if isinstance(item, Tensor | nn.Module) and isinstance(key, str | int):
                 yield (("item", key),), item
-
-
-def snapshot(module: nn.Module) -> dict[str, Any]:
-    """What a forward must leave alone: the module's own attributes, containers by their items."""
-    seen: dict[str, Any] = {}
-    for name, value in module.__dict__.items():
-        if name in _REGISTRIES or name.endswith("_hooks"):
-            continue
-        seen[name] = contents(value)
-    for name, value in module.__dict__["_buffers"].items():
-        seen[name] = id(value)
-    return seen
-
-
-def contents(value: Any) -> Any:
-    """Something that compares unequal once a container got other items."""
-    if isinstance(value, dict):
-        return (id(value), [(key, id(item)) for key, item in value.items()])
-    if isinstance(value, list | set):
-        return (id(value), [id(item) for item in value])
-    return value if is_plain(value) else id(value)

@@ -34,7 +34,11 @@ class WatchedFakes(FakeTensorMode):
             self.recorder = None
 
     def __torch_dispatch__(
-        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         given = kwargs or {}
         if self.recorder is None:
@@ -51,7 +55,11 @@ class Unseen(TorchDispatchMode):
         self.recorder = recorder
 
     def __torch_dispatch__(
-        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         return _watched(self.recorder, func, args, lambda: func(*args, **(kwargs or {})))
 
