@@ -50,6 +50,25 @@ def written(body: Iterable[Line], depth: int) -> Iterator[str]:
             yield from written(line.body, depth + 1)
 
 
+def used_behind(body: Sequence[Line], after: set[str]) -> list[set[str]]:
+    """For each line the names whose values are used behind it; `after` are those used behind the body."""
+    used = [after]
+    for line in reversed(body[1:]):
+        used.append(used_before(line, used[-1]))
+    return used[::-1]
+
+
+def used_before(line: Line, after: set[str]) -> set[str]:
+    """Names whose values are used from `line` on, given those that are used behind it."""
+    if isinstance(line, Block):
+        inside = after
+        for inner in reversed(line.body):
+            inside = used_before(inner, inside)
+        return after | inside | names(f"{line.head} pass")[0]
+    reads, stores = names(line)
+    return (after - stores) | reads
+
+
 def names(line: str) -> tuple[set[str], set[str]]:
     """Names that a statement reads, and those that it binds."""
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 
-from .lines import Block, Line, names, statement
+from .lines import Block, Line, statement, used_before, used_behind
 
 FOLDED_WIDTH = 88
 MOST_NESTED = 3
@@ -14,12 +14,9 @@ def folded(body: list[Line], after: set[str]) -> list[Line]:
     """Lines put into the one that follows where that alone uses their result. `after` are names whose
     values are used behind the body."""
     found: list[Line] = []
-    used = [after]  # behind each line, last line first
-    for line in reversed(body[1:]):
-        used.append(_used_before(line, used[-1]))
-    for line, later in zip(body, reversed(used), strict=True):
+    for line, later in zip(body, used_behind(body, after), strict=True):
         if isinstance(line, Block):
-            again = _used_before(line, later) if line.head.startswith("for ") else set()
+            again = used_before(line, later) if line.head.startswith("for ") else set()
             found.append(Block(line.head, folded(line.body, later | again)))
             continue
         while (
@@ -29,17 +26,6 @@ def folded(body: list[Line], after: set[str]) -> list[Line]:
             line = joined
         found.append(line)
     return found
-
-
-def _used_before(line: Line, after: set[str]) -> set[str]:
-    """Names whose values are used from `line` on, given those that are used behind it."""
-    if isinstance(line, Block):
-        inside = after
-        for inner in reversed(line.body):
-            inside = _used_before(inner, inside)
-        return after | inside | names(f"{line.head} pass")[0]
-    reads, stores = names(line)
-    return (after - stores) | reads
 
 
 def _joined(first: str, second: str, later: set[str]) -> str | None:

@@ -44,7 +44,7 @@ def tidied(source: str, module: nn.Module, imports: Mapping[str, tuple[str, str]
         taken = {n.id for n in ast.walk(function) if isinstance(n, ast.Name)} | {
             a.arg for a in ast.walk(function) if isinstance(a, ast.arg)
         }
-        body = rolled(_trimmed(read(function.body, lines), imports), module, taken)
+        body = rolled(_trimmed(read(function.body, lines), imports), module, taken, set())
         head = lines[function.lineno - 1 : function.body[0].lineno - 1]
         found.append("\n".join([*head, *written(folded(body, set()), 1)]))
     return "\n\n".join(found)
