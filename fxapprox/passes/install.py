@@ -51,6 +51,13 @@ class Captured:
         own = self.__dict__.get("_fxapprox_forward")
         return (super().forward if own is None else own)(*args, **kwargs)  # type: ignore[misc]
 
+    def train(self, mode: bool = True) -> Any:
+        """Reaches sites that stand outside the module's children, too (those of containers)."""
+        for value in vars(self).values():
+            if isinstance(value, nn.Module) and "_fxapprox" in vars(value):
+                value.train(mode)
+        return super().train(mode)  # type: ignore[misc]
+
     def __reduce_ex__(self, protocol: Any) -> Any:
         """The base's own reduction, whose result is given the generated class again once rebuilt."""
         reduction = super().__reduce_ex__(protocol)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import nn
 
@@ -46,14 +47,18 @@ def substitute(capture: Capture, plan: Plan) -> nn.Module:
     whose forward holds it, and only such modules run their captured forward. Everything is checked
     before anything is made, and the result against the user's model after: state_dict, ties, and what it
     computes in evaluation. Raises FxApproxError; the user's model is untouched, whatever happens."""
+    started = time.perf_counter()
     layers, owners = _work(capture, plan)
     model = deep_copy(capture.model)
     for layer in layers:
         sample_module(model.get_submodule(layer.path), site=layer.site, kind=layer.kind, choice=layer.choice)
     for path, owner in owners.items():
         _install(model.get_submodule(path), owner)
-    model.__dict__[ATTRIBUTE] = Record.of(capture, plan, tuple(owners)).with_warnings(plan.warnings)
+    made = time.perf_counter()
     verify(capture, model)
+    seconds = {"substitute": made - started, "verify": time.perf_counter() - made}
+    record = Record.of(capture, plan, tuple(owners)).with_warnings(plan.warnings)
+    model.__dict__[ATTRIBUTE] = replace(record, seconds={**record.seconds, **seconds})
     return model
 
 
@@ -64,7 +69,10 @@ def _install(module: nn.Module, owner: _Owner) -> None:
         assert kind is not None
         child = FunctionSite(function, site=owner.sites[name], kind=kind, choices=owner.choices[name])
         child.train(module.training)
-        module.add_module(name, child)
+        if isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict):
+            module.__dict__[name] = child  # one more item would change its length and its iteration
+        else:
+            module.add_module(name, child)
     install(module, owner.forward, owner.calls.values())
 
 

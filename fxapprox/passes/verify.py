@@ -92,7 +92,7 @@ def _outcome_differences(capture: Capture, theirs: nn.Module, ours: nn.Module) -
 def _make_exact(model: nn.Module) -> None:
     """Make every site compute all of its products, by the way that sampled ones go."""
     for module in model.modules():
-        sites = module.__dict__.get("_fxapprox")
-        if isinstance(sites, Sites):
-            for part in sites.parts.values():
+        for held in (module, *vars(module).values()):  # a container's sites are not among its children
+            sites = vars(held).get("_fxapprox") if isinstance(held, nn.Module) else None
+            for part in sites.parts.values() if isinstance(sites, Sites) else ():
                 part.choice = Choice()

@@ -216,3 +216,30 @@ def test_a_plan_of_another_model_is_refused():
     other = replace(captured(), sites=captured().sites[:1])
     with pytest.raises(PlanMismatch, match="linear_1"):
         planned(other, plan)
+
+
+class Container(nn.Sequential):
+    """A container with a product of its own: one more child would be one more item."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(8, 8), nn.ReLU())
+        self.weight = nn.Parameter(torch.randn(8, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self:
+            x = layer(x)
+        return x @ self.weight / len(self)
+
+
+def test_a_container_keeps_its_length_and_its_sites_follow_its_mode():
+    import fxapprox
+
+    x = torch.randn(4, 8)
+    model = nn.Sequential(Container(), nn.Linear(4, 4))
+    fast = fxapprox.rewrite(model, (x,), policy="topk")
+    for again in (fast, copy.deepcopy(fast), pickle.loads(pickle.dumps(fast))):
+        assert len(again[0]) == len(list(again[0])) == 2
+        assert torch.equal(again.eval()(x), model.eval()(x))
+        assert isinstance(again[0].matmul_1, FunctionSite)
+        assert not again[0].matmul_1.training
+        assert again.train()[0].matmul_1.training
