@@ -16,6 +16,7 @@ from ..passes.layers import FunctionSite
 from ..record import Record
 from . import members
 from .expressions import Argument, Blueprint, Build, Expression, Items, Member, Named, Part, Plain
+from .guarding import deferring, refusing
 from .imports import Imports
 from .kept import kept, shares
 from .methods import attributes, methods
@@ -260,6 +261,10 @@ class Reader:
         text, numbers = "", tuple[str, ...]()
         body += shares(self, path)
         if forward is not None and (calls or path not in self.kept):
+            if path in self.kept:
+                forward = replace(forward, source=deferring(forward.source, forward))
+            elif not path:  # captured parents call the others as they did when they were recorded
+                forward = replace(forward, source=refusing(forward.source, forward))
             done = methods(forward, calls, self.imports)
             text, numbers = done.template, done.numbers
             body += members.constants(forward, module, self.imports)

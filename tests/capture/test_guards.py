@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import runpy
 import warnings
 from typing import Any
 
@@ -89,3 +90,14 @@ def test_patterns():
         assert odd_argument(guard, (wrong,)) == "nest is " + ("None" if wrong is None else "another tuple")
     assert common([pattern_of(None), pattern_of(X)]) == ANY
     assert pattern_of(float("nan")) == pattern_of(object()) == ANY
+
+
+def test_an_emitted_file_refuses_arguments_it_does_not_hold_for(tmp_path):
+    fast = fxapprox.rewrite(Branching(), (X,), policy="topk", keep=0.5)
+    fxapprox.emit(fast, tmp_path / "emitted.py")
+    scope = runpy.run_path(str(tmp_path / "emitted.py"))
+    model = scope["build_model"]().eval()
+    assert torch.equal(model(X), fast.eval()(X))
+    for case in ("a flag", "a number", "a mask"):
+        with pytest.raises(ValueError, match="made for flag=False, times=1, mask=None, scale="):
+            model(X, **OTHER[case])
