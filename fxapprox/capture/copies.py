@@ -9,7 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
+
+from ..errors import CaptureError
 
 Convert = Callable[[Tensor], Tensor]
 
@@ -82,14 +85,26 @@ def copied(value: Any, convert: Convert, memo: dict[int, Any] | None = None) -> 
 def copied_model(model: nn.Module, convert: Convert) -> nn.Module:
     """A deep copy of the model with its parameters and buffers (and tensors kept as attributes) converted.
 
-    Registered tensors are converted first: `Parameter.__deepcopy__` would clone them."""
+    Registered tensors are converted first: `Parameter.__deepcopy__` would clone them. Raises CaptureError
+    for a model that cannot be copied."""
+    if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
+        raise CaptureError(
+            f"{type(model).__name__} has lazy layers, whose shapes are not known yet",
+            remedy="call the model once on its inputs first",
+        )
     memo: dict[int, Any] = {}
     for tensor in (*model.parameters(), *model.buffers()):
         if id(tensor) not in memo:
             memo[id(tensor)] = converted = convert(tensor)
             for name, value in tensor.__dict__.items():  # users mark parameters (`p.no_weight_decay`)
                 converted.__dict__.setdefault(name, value)
-    replica: nn.Module = copied(model, convert, memo)
+    try:
+        replica: nn.Module = copied(model, convert, memo)
+    except Exception:
+        from ..passes.copying import deep_copy  # it uses this module
+
+        deep_copy(model)  # says which attribute cannot be copied
+        raise
     return replica
 
 

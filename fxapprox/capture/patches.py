@@ -94,6 +94,8 @@ def _module_call(recorder: Recorder, module: nn.Module, *args: Any, **kwargs: An
                 parent.recording = False
         if isinstance(result, Tensor) and parent is not None:
             result = recorder._distinct(result, before)
+        if parent is not None:
+            recorder.made_in(parent, result)
         if parent is not None and parent.recording:
             if isinstance(given, OddValue):
                 _inline_or_fault(recorder, parent, frame, given)
@@ -119,6 +121,10 @@ def _leaf_call(
     with recorder.running():
         if isinstance(result, Tensor) and parent is not None:
             result = recorder._distinct(result, before)
+        if parent is not None:
+            recorder.made_in(parent, result)
+        if any(p is not None and not recorder.tree.owns(p) for p in module._parameters.values()):
+            recorder.fault(parent, f"runs {path} with other parameters than its own", line)
         if recorder.observer is not None:
             _observe_leaf(recorder, parent, module, path, args, kwargs, result, line)
         if parent is not None and parent.recording:
@@ -182,8 +188,6 @@ def _record_module(
         recorder.want_inline(parent, Fault("calls a module that is not inside it", line))
         return
     parent.record("call_module", below, *given, result, line)
-    for tensor in tensors(result):
-        recorder._maker.setdefault(id(tensor), parent)
 
 
 def _has_hooks(module: nn.Module) -> bool:

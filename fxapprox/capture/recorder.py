@@ -59,6 +59,8 @@ class Recorder(TorchFunctionMode):
         self.faults: dict[str, Fault] = {}
         self.inline_wanted: set[str] = set()
         self.seen_running = 0  # > 0 while a call that was seen runs
+        self.originals: set[int] = set()  # tensors of the user's model, of which this runs a copy
+        self.existing: set[int] | None = None  # tensors from before a run on real ones
         self.outermost: FrameType | None = None
         self._kinds: dict[int, tuple[Any, Kind | None]] = {}
         self._layer_kinds: dict[type, Kind | None] = {}
@@ -126,6 +128,10 @@ class Recorder(TorchFunctionMode):
         tensor = error.tensor
         if id(tensor) in self._unseen:
             self.fault(frame, f"uses a tensor made by {self._unseen[id(tensor)]}")
+        elif id(tensor) in self.originals:
+            self.fault(frame, "uses a tensor of the model that no copy has (a closure holds the model itself)")
+        elif torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+            self.fault(frame, "computes inside a transform of torch.func (vmap, grad, …)")
         elif (maker := self._maker.get(id(tensor))) is not None:
             self._join(frame, maker)
         elif self.tree.owns(tensor):
@@ -287,6 +293,7 @@ class Recorder(TorchFunctionMode):
         if self.observer is not None:
             id_ = _site_id(frame, site) if site is not None else None
             self.observer.operator(frame, name, args, kwargs, result, id_)
+        self.made_in(frame, result)
         if frame.recording:
             target, given, named = normal_form(func, name, args, kwargs)
             if (real := made_from_numpy(func, args, kwargs)) is not None:
@@ -300,8 +307,13 @@ class Recorder(TorchFunctionMode):
                     return
                 spelled = spelled_again
             frame.record("call_function", target, *spelled, result, line, site if site and site.ids else None)
-            for tensor in tensors(result):
-                self._maker.setdefault(id(tensor), frame)
+
+    def made_in(self, frame: Frame, result: Any) -> None:
+        """Remember in whose forward the tensors came to be."""
+        for tensor in tensors(result):
+            if id(tensor) not in self._maker:
+                self._maker[id(tensor)] = frame
+                self._kept.append(tensor)
 
     def _with_constants(self, frame: Frame, error: Exception, given: Any, named: Any, what: str) -> Any:
         """Try again with tensors from outside the model kept as constants; None where it cannot be."""
@@ -320,10 +332,16 @@ class Recorder(TorchFunctionMode):
 
     def _is_constant(self, tensor: Tensor) -> bool:
         """Whether a tensor existed before the model ran, or came from Python's data, and is no module's."""
-        return id(tensor) in self._values_of or not (
-            id(tensor) in self._unseen or id(tensor) in self._maker or self.tree.owns(tensor)
-            or tensor.requires_grad or type(tensor) not in (Tensor, nn.Parameter)
+        if id(tensor) in self._values_of:
+            return True
+        strange = (
+            id(tensor) in self._unseen or id(tensor) in self._maker or id(tensor) in self.originals
+            or self.tree.owns(tensor) or tensor.requires_grad
+            or torch._C._functorch.is_functorch_wrapped_tensor(tensor)
         )  # fmt: skip
+        if strange or type(tensor) not in (Tensor, nn.Parameter):  # fake: made while the model ran
+            return False
+        return self.existing is None or id(tensor) in self.existing
 
     def _site(
         self,

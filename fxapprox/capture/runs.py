@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 from collections.abc import Iterator
@@ -10,17 +11,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import CaptureError
 from ._types import Inputs
 from .copies import Convert, clone, copied, copied_model, fake_by, in_another_precision
 from .frames import Frame
-from .lines import raised_at
+from .lines import definition, raised_at
 from .observe import Observer
 from .patches import patched
 from .recorder import Fault, Recorder, Treatment
 from .rng import kept_random_state, seed_all
+from .state import blamed, kept_globals
 from .tree import Tree
 from .unseen import Unseen, WatchedFakes
 
@@ -50,6 +52,7 @@ class Workshop:
     ) -> None:
         self.model, self.real, self.precise, self.warm = model, real, precise, warm
         self._mode = None if real else WatchedFakes()
+        self._originals = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
         self._replica: nn.Module | None = None
         self._tree: Tree | None = None
 
@@ -71,12 +74,19 @@ class Workshop:
             seed_all(0)
             observer = Observer(self._tree) if observe else None
             recorder = Recorder(self._tree, treatment, observer)
+            recorder.originals = self._originals
+            if self.real:
+                recorder.existing = {id(one) for one in gc.get_objects() if issubclass(type(one), Tensor)}
             found = Run(training, {}, recorder.faults, recorder.inline_wanted, observer)
-            with _tracing(recorder, self._mode):
+            changed: dict[str, str] = {}
+            with kept_globals(self.model, changed), _tracing(recorder, self._mode):
                 try:
                     _outermost(recorder, self._replica, args, kwargs)
                 except Exception as error:
                     found.error, found.error_line = error, raised_at(error)
+        for frame in recorder.frames if changed else ():
+            if (name := blamed(frame.module, changed)) is not None:
+                recorder.fault(frame, f"may be what changes the global {name}", definition(frame.module))
         if recorder.changed_modules or found.error is not None:
             self._replica = None
         for frame in recorder.frames:

@@ -424,3 +424,87 @@ OPAQUE = {
     CheckpointedOldWay: "checkpoints",
     Unregistered: "from outside the model",
 }
+
+
+COUNT = 0
+
+
+class GlobalCounter(Base):
+    def forward(self, x):
+        global COUNT
+        COUNT += 1
+        return self.b(self.a(x)) * COUNT
+
+
+class ClassCounter(Base):
+    total = 0
+
+    def forward(self, x):
+        ClassCounter.total += 1
+        return self.b(self.a(x)) * ClassCounter.total
+
+
+class OwnGenerator(Base):
+    def __init__(self) -> None:
+        super().__init__()
+        self.source = np.random.default_rng(0)
+
+    def forward(self, x):
+        return self.b(self.a(x) * float(self.source.random()))
+
+
+class Seeds(Base):
+    def forward(self, x):
+        torch.manual_seed(3)
+        return self.b(self.a(x) + torch.rand(8))
+
+
+class ClosureOverItself(Base):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(8))
+        self.scaled = lambda x: x * self.gain
+
+    def forward(self, x):
+        return self.b(self.scaled(self.a(x)))
+
+
+class OtherParameters(Base):
+    def forward(self, x):
+        borrowed = {"weight": self.a.weight * 2, "bias": self.a.bias}
+        return self.b(torch.func.functional_call(self.a, borrowed, (x,)))
+
+
+class Mapped(Base):
+    def forward(self, x):
+        return self.b(torch.vmap(lambda row: row * row.sum())(self.a(x)))
+
+
+class Transformed(Base):
+    def forward(self, x):
+        return self.b(torch.func.grad(lambda y: (y * y).sum())(self.a(x)))
+
+
+@torch.jit.script
+def scripted(x: Tensor) -> Tensor:
+    return x * 2 + 1
+
+
+class Scripted(Base):
+    def forward(self, x):
+        return self.b(scripted(self.a(x)))
+
+
+OPAQUE |= {
+    GlobalCounter: "global COUNT",
+    ClassCounter: "global total",
+    OwnGenerator: "changes self.source",
+    Seeds: "seeds torch's random generator",
+    ClosureOverItself: "a closure holds the model itself",
+    OtherParameters: "with other parameters than its own",
+    Mapped: "torch.func",
+    Transformed: "torch.func",
+    Scripted: "a trace cannot look into",
+}
+# Their state is no copy's own: two runs of the model itself differ.
+UNREPEATABLE = (PythonRandom, NumpyRandom, GlobalCounter, ClassCounter)
