@@ -33,25 +33,6 @@ class Guard:
     passed: str
 
 
-def refusing(source: str, guard: Guard | None) -> str:
-    """The text of a forward that raises for other plain arguments than those it holds for: where the user's
-    own forward is not there to serve them."""
-    if guard is None:
-        return source
-    pairs = zip(guard.names, guard.patterns, strict=True)
-    plain = [(name, pattern[2]) for name, pattern in pairs if pattern[0] == "plain"]
-    if not plain:
-        return source
-    wrong = " or ".join(
-        f"{name} {'is not' if value is None or type(value) is bool else '!='} {value!r}"
-        for name, value in plain
-    )
-    said = ", ".join(f"{name}={value!r}" for name, value in plain)
-    head, rest = source.split("\n", 1)
-    message = f"this file was made for {said}: rewrite the model with other inputs for other values"
-    return f"{head}\n    if {wrong}:\n        raise ValueError({message!r})\n{rest}"
-
-
 def pattern_of(value: Any, depth: int = 8) -> Pattern:
     """What is like `value`: equal plain values, any tensor of as many dimensions and the same sort."""
     if isinstance(value, Tensor):

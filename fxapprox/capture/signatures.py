@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 from .names import Imports, literal
 
@@ -19,7 +20,7 @@ def signature_text(signature: inspect.Signature, imports: Imports) -> str:
         seen_star = seen_star or star == "*"
         text = star + parameter.name
         if parameter.default is not empty:
-            text += f"={literal(parameter.default, imports) or 'None'}"
+            text += f"={_default(parameter.default, imports) or 'None'}"
         parts.append(text)
         after = parameters[number + 1 : number + 2]
         if parameter.kind is parameter.POSITIONAL_ONLY and not (after and after[0].kind is parameter.kind):
@@ -37,3 +38,18 @@ def passed_on(signature: inspect.Signature) -> str:
             star = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
             parts.append(star + parameter.name)
     return ", ".join(parts)
+
+
+def _default(value: Any, imports: Imports) -> str | None:
+    """Source text of a default: a constant, or plain containers of such; None for what text cannot say."""
+    if type(value) is dict:
+        pairs = [(_default(key, imports), _default(item, imports)) for key, item in value.items()]
+        known = all(key and item for key, item in pairs)
+        return "{" + ", ".join(f"{key}: {item}" for key, item in pairs) + "}" if known else None
+    if type(value) in (list, tuple):
+        items = [_default(item, imports) for item in value]
+        if None in items:
+            return None
+        inner = ", ".join(map(str, items))
+        return f"[{inner}]" if type(value) is list else f"({inner},)" if items else "()"
+    return literal(value, imports)

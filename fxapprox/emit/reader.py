@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from ..capture._types import Forward
-from ..capture.guards import refusing
 from ..kinds import recognise
 from ..passes.layers import FunctionSite
 from ..record import Record
@@ -37,7 +36,7 @@ class Reader:
 
     def __init__(self, model: nn.Module, record: Record, imports: Imports) -> None:
         tidy = {
-            path: replace(forward, source=tidied(_text(forward), model.get_submodule(path), forward.imports))
+            path: replace(forward, source=tidied(forward.source, model.get_submodule(path), forward.imports))
             for path, forward in record.forwards.items()
         }
         record = replace(record, forwards=tidy)
@@ -328,9 +327,3 @@ class Reader:
 
     def _call(self, name: str, *arguments: Expression) -> Build:
         return Build(self._nn(name), tuple(Argument("", value) for value in arguments))
-
-
-def _text(forward: Forward) -> str:
-    """The forward's text; the model's own refuses arguments that would have taken another way in it. Those
-    of the forwards below come from there."""
-    return forward.source if forward.path else refusing(forward.source, forward.guard)
