@@ -99,7 +99,7 @@ def _first_mismatch(
     model: nn.Module, forwards: Mapping[str, Forward], inputs: Inputs, step_flops: int, notes: list[Note]
 ) -> tuple[Trial, str] | None:
     """The first trial in which the two sides differ, and how. Adds notes on what was not compared."""
-    theirs, ours = deep_copy(model), with_forwards(model, forwards, forwards)
+    sides = deep_copy(model), with_forwards(model, forwards, forwards)
     ignored: frozenset[str] = frozenset()
     unfit: list[Inputs] = []
     started = time.perf_counter()
@@ -108,31 +108,35 @@ def _first_mismatch(
             notes.append(_unchecked("one step takes long: compared once, in train mode only"))
             return None
         for trial in alternatives:
-            if any(trial.inputs is inputs for inputs in unfit):
+            if any(trial.inputs is one for one in unfit):
                 continue
-            expected = run(theirs, trial)
+            expected = run(sides[0], trial)
             if expected.failure is None:
+                wrong = mismatch(expected, run(sides[1], trial), ignored)
                 break
             unfit.append(trial.inputs)
-            notes.append(
-                _unchecked(f"not compared in {trial.label}: the model raises {_line(expected.failure)}")
-            )
-            theirs, ours = deep_copy(model), with_forwards(model, forwards, forwards)
+            notes.append(_unchecked(f"not compared in {trial.label}: {_line(expected.failure)}"))
+            sides = deep_copy(model), with_forwards(model, forwards, forwards)
         else:
             continue
         if expected.backward is not None:
             notes.append(_unchecked(f"gradients not compared in {trial.label}: {_line(expected.backward)}"))
-        wrong = mismatch(expected, run(ours, trial), ignored)
-        if not wrong:
-            continue
-        unsteady = frozenset(mismatch(run(deep_copy(model), trial), run(deep_copy(model), trial)))
-        ignored |= unsteady
-        if unsteady:
-            notes.append(_unsteady(unsteady, trial))
-        wrong = {name: text for name, text in wrong.items() if name not in ignored}
+        if wrong:
+            ignored |= _unsteady(model, trial, notes)
+            wrong = {name: text for name, text in wrong.items() if name not in ignored}
         if wrong:
             return trial, f"{next(iter(wrong.values()))} ({trial.label})"
     return None
+
+
+def _unsteady(model: nn.Module, trial: Trial, notes: list[Note]) -> frozenset[str]:
+    """What the user's own model does not repeat under one seed; with a note, where there is any."""
+    names = frozenset(mismatch(run(deep_copy(model), trial), run(deep_copy(model), trial)))
+    if names:
+        shown = ", ".join(sorted(names)[:3]) + (" …" if len(names) > 3 else "")
+        what = f"the model's own result changes from run to run under one seed ({trial.label})"
+        notes.append(_unchecked(f"{what}: {shown} not compared"))
+    return names
 
 
 def with_forwards(model: nn.Module, forwards: Mapping[str, Forward], paths: Collection[str]) -> nn.Module:
@@ -215,13 +219,6 @@ def _bisected(model: nn.Module, forwards: Mapping[str, Forward], trial: Trial, p
 
 def _unchecked(message: str) -> Note:
     return Note("unchecked", message)
-
-
-def _unsteady(names: Collection[str], trial: Trial) -> Note:
-    shown = ", ".join(sorted(names)[:3]) + (" …" if len(names) > 3 else "")
-    return _unchecked(
-        f"the model's own result changes from run to run under one seed ({trial.label}): {shown} not compared"
-    )
 
 
 def _line(failure: Exception) -> str:
