@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
@@ -144,7 +145,7 @@ class Solver:
         return (
             self._first(far, values, _equal)
             or self._first(near, values, _quotient)
-            or self._product(near, values)
+            or self._product(near, values, position)
             or self._first(far, values, _multiple)
             or self._first(far, values, _shifted)
             or self._first(far, values, _quotient)
@@ -188,22 +189,18 @@ class Solver:
                     return Expression(f"torch.finfo({{0}}.dtype).{name}", (self.named[number],))
         return None
 
-    def _product(self, near: list[Dimension], values: Sequence[int]) -> Expression | None:
-        for number, one in enumerate(near):
-            for other in near[number + 1 :]:
-                products = [a * b for a, b in zip(one.sizes, other.sizes, strict=True)]
-                if not all(products) or len({(one.sizes), (other.sizes)}) < 2:
-                    continue
-                factor, rest = divmod(values[0], products[0])
-                if (
-                    factor
-                    and not rest
-                    and all(v == factor * p for v, p in zip(values, products, strict=True))
-                ):
-                    head = f"{factor} * " if factor != 1 else ""
-                    text = head + one.text + " * " + other.text.replace("{0}", "{1}")
-                    nodes = self.named
-                    return Expression(text, (nodes[one.position], nodes[other.position]))
+    def _product(self, near: list[Dimension], values: Sequence[int], position: int) -> Expression | None:
+        """A product of two numbers at hand, or of three sizes of an operand (batch · rows · columns)."""
+        triples = itertools.combinations(list(self._operands(position)), 3)
+        for chosen in itertools.chain(itertools.combinations(near, 2), triples):
+            products = [math.prod(sizes) for sizes in zip(*(one.sizes for one in chosen), strict=True)]
+            if not all(products) or len({one.sizes for one in chosen}) < 2:
+                continue
+            factor, rest = divmod(values[0], products[0])
+            if factor and not rest and all(v == factor * p for v, p in zip(values, products, strict=True)):
+                texts = [one.text.replace("{0}", f"{{{number}}}") for number, one in enumerate(chosen)]
+                head = [str(factor)] if factor != 1 else []
+                return Expression(" * ".join(head + texts), tuple(self.named[one.position] for one in chosen))
         return None
 
     def _search_order(self, position: int) -> list[int]:

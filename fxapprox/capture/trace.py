@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
 
 from ._types import Forward, Inputs, Note, Traced
@@ -244,7 +245,7 @@ def _widened(
     """The samples with those at other sizes, as far as one forward holds for them; else a note."""
     merged = merge(samples)
     for probe in attempt.probes:
-        if probe.train.error is not None:
+        if probe.train.error is not None or not (training or _has_numbers(samples)):
             continue
         more = _samples(probe.train if training else attempt.in_eval(probe), path)
         try:
@@ -255,6 +256,19 @@ def _widened(
             if not probe.silent:
                 notes.append(_frozen(probe.what, path, mismatch.line, mismatch.message))
     return merged
+
+
+def _has_numbers(samples: list[Sample]) -> bool:
+    """Whether anything in these calls could depend on a size or a dtype."""
+
+    def of(value: Any) -> bool:
+        if isinstance(value, tuple | list):
+            return any(of(item) for item in value)
+        if isinstance(value, dict):
+            return any(of(item) for item in value.values())
+        return isinstance(value, float | torch.dtype | slice) or type(value) is int
+
+    return any(of((node.args, node.kwargs)) for sample in samples for node in sample.nodes)
 
 
 def _printed(path: str, merged: Merged, in_eval: Merged | None) -> Forward:

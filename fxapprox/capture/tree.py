@@ -66,14 +66,14 @@ class Tree:
         return None
 
     def number_at(self, owner: str, number: float) -> str | None:
-        """The attribute that this very float is: of the module at `owner`, else of the only one below it."""
+        """The attribute that this very float is: the only one of the module at `owner`, or else below it."""
         below = [
             f"{inner}.{name}" if inner else name
             for path, name, _ in self._things.get(id(number), ())
             if (inner := _below(owner, path)) is not None
         ]
         own = [name for name in below if "." not in name]
-        return own[0] if own else below[0] if len(below) == 1 else None
+        return (own or below)[0] if len(own or below) == 1 else None
 
     def owns(self, thing: Any) -> bool:
         """Whether any module of the model holds this object as an attribute."""
