@@ -1,8 +1,9 @@
 """For which arguments a captured forward holds: those like the ones it was recorded with.
 
 A forward may branch on everything but the values of tensors: whether a mask was given, flags,
-numbers, the number of dimensions, bool or float masks. The trace followed one way; a call that could go
-another is for the user's own forward.
+numbers, shapes, bool or float masks. The trace followed one way; a call that could go another is for
+the user's own forward. Sizes that were varied while tracing (the batch, the length, the sides of an image)
+are free where the forward did the same thing at both.
 """
 
 from __future__ import annotations
@@ -34,15 +35,19 @@ class Guard:
 
 
 def pattern_of(value: Any, depth: int = 8) -> Pattern:
-    """What is like `value`: equal plain values, any tensor of as many dimensions and the same sort."""
+    """What is like `value`: equal plain values, any tensor of the same shape and sort."""
     if isinstance(value, Tensor):
-        return ("tensor", value.dim(), _sort(value), value.is_nested)
+        return ("tensor", value.dim(), _sort(value), value.is_nested, _sizes(value))
     if type(value) in _COMPARED:
         return ("plain", type(value), value) if value == value else ANY
     inner = children(value) if depth else None
     if inner is None:
         return ANY
     return ("holds", tuple((step, pattern_of(item, depth - 1)) for step, item in inner))
+
+
+def _sizes(tensor: Tensor) -> tuple[int | None, ...]:
+    return () if tensor.is_nested else tuple(tensor.shape)
 
 
 def _sort(tensor: Tensor) -> str:
@@ -65,6 +70,9 @@ def _common(one: Pattern, other: Pattern) -> Pattern:
             "holds",
             tuple((step, _common(a, b)) for (step, a), (_, b) in zip(one[1], other[1], strict=True)),
         )
+    if one[:4] == other[:4] and one[0] == "tensor":
+        sizes = tuple(a if a == b else None for a, b in zip(one[4], other[4], strict=True))
+        return (*one[:4], sizes)
     return ANY
 
 
@@ -81,7 +89,7 @@ def _like(pattern: Pattern, value: Any) -> bool:
     if sort == "any":
         return True
     if sort == "tensor":
-        return isinstance(value, Tensor) and pattern == pattern_of(value)
+        return isinstance(value, Tensor) and _common(pattern, pattern_of(value)) == pattern
     if sort == "plain":
         return type(value) is pattern[1] and bool(value == pattern[2])
     inner = children(value)
@@ -93,5 +101,5 @@ def _like(pattern: Pattern, value: Any) -> bool:
 
 def _said(value: Any) -> str:
     if isinstance(value, Tensor):
-        return f"a {str(value.dtype).removeprefix('torch.')} tensor of {value.dim()} dimensions"
+        return f"a {str(value.dtype).removeprefix('torch.')} tensor of shape {_sizes(value)}"
     return f"{value!r:.40}" if type(value) in _COMPARED else f"another {type(value).__name__}"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import inspect
+from collections.abc import Callable
+from typing import Any
 
 from ..capture._types import Forward
 from .wrap import WIDTH, quoted
@@ -10,20 +13,20 @@ from .wrap import WIDTH, quoted
 REFUSAL = "unlike the example inputs that this file was made with: rewrite the model with others"
 
 
-def refusing(source: str, forward: Forward) -> str:
+def refusing(forward: Forward, written: Callable[..., Any]) -> str:
     """The text with a first statement that raises ValueError for arguments that the forward, recorded
-    with others, would serve wrongly."""
-    return _guarded(source, forward, f"raise ValueError({quoted(REFUSAL)})")
+    with others, would serve wrongly. `written` is the user's own."""
+    return _guarded(forward, written, f"raise ValueError({quoted(REFUSAL)})")
 
 
-def deferring(source: str, forward: Forward) -> str:
+def deferring(forward: Forward, written: Callable[..., Any]) -> str:
     """The text with a first statement that leaves such calls to the base class's own forward."""
     passed = forward.guard.passed if forward.guard else ""
-    return _guarded(source, forward, f"return super().forward({passed})")
+    return _guarded(forward, written, f"return super().forward({passed})")
 
 
-def _guarded(source: str, forward: Forward, consequence: str) -> str:
-    conditions = _conditions(forward, source)
+def _guarded(forward: Forward, written: Callable[..., Any], consequence: str) -> str:
+    conditions, source = _conditions(forward, written), forward.source
     if not conditions:
         return source
     lines = source.split("\n")
@@ -36,12 +39,14 @@ def _guarded(source: str, forward: Forward, consequence: str) -> str:
     return "\n".join([*lines[:body], head, f"        {consequence}", *lines[body:]])
 
 
-def _conditions(forward: Forward, source: str) -> list[str]:
+def _conditions(forward: Forward, written: Callable[..., Any]) -> list[str]:
     """What is true of arguments unlike the recorded ones, as far as a line can tell: plain values that
     differ, and None where something was given."""
     if forward.guard is None:
         return []
-    defaults = _none_by_default(source)
+    # the text may say None for a default that has no text
+    parameters = inspect.signature(written).parameters.values()
+    optional = {parameter.name for parameter in parameters if parameter.default is None}
     found = []
     for name, pattern in zip(forward.guard.names, forward.guard.patterns, strict=True):
         if pattern[0] == "plain":
@@ -50,22 +55,6 @@ def _conditions(forward: Forward, source: str) -> list[str]:
             found.append(
                 f"{name} is not {text}" if value is None or isinstance(value, bool) else f"{name} != {text}"
             )
-        elif pattern[0] in ("tensor", "holds") and name in defaults:
+        elif pattern[0] in ("tensor", "holds") and name in optional:
             found.append(f"{name} is None")
     return found
-
-
-def _none_by_default(source: str) -> set[str]:
-    function = next(node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef))
-    positional = [*function.args.posonlyargs, *function.args.args]
-    pairs = [*zip(positional[::-1], function.args.defaults[::-1], strict=False)]
-    pairs += [
-        (a, d)
-        for a, d in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True)
-        if d is not None
-    ]
-    return {
-        argument.arg
-        for argument, default in pairs
-        if isinstance(default, ast.Constant) and default.value is None
-    }

@@ -261,9 +261,9 @@ class Reader:
         body += shares(self, path)
         if forward is not None and (calls or path not in self.kept):
             if path in self.kept:
-                forward = replace(forward, source=deferring(forward.source, forward))
+                forward = replace(forward, source=deferring(forward, user_class(module).forward))
             elif not path:  # captured parents call the others as they did when they were recorded
-                forward = replace(forward, source=refusing(forward.source, forward))
+                forward = replace(forward, source=refusing(forward, user_class(module).forward))
             done = methods(forward, calls, self.imports)
             text, numbers = done.template, done.numbers
             body += members.constants(forward, module, self.imports)

@@ -119,7 +119,7 @@ def test_a_closed_folder_is_refused_in_one_line(
 
 
 def test_only_rewritten_models_are_emitted(tmp_path: Path) -> None:
-    with pytest.raises(fxapprox.FxApproxError, match="was not made by fxapprox.rewrite"):
+    with pytest.raises(fxapprox.FxApproxError, match=r"was not made by fxapprox\.rewrite"):
         fxapprox.emit(nn.Linear(2, 2), tmp_path / "net.py")
 
 

@@ -11,15 +11,39 @@ from fxapprox.emit.imports import Imports
 from fxapprox.emit.recover import constructor, like
 
 LAYERS = [
-    "nn.Linear(3, 4)", "nn.Linear(3, 4, bias=False)", "nn.Linear(3, 4, dtype=torch.float64)", 'nn.Conv2d(4, 4, 3, padding="same", groups=2)',
-    'nn.Conv2d(3, 4, (3, 5), stride=2, padding=(1, 2), padding_mode="reflect")', "nn.ConvTranspose2d(3, 4, 2, stride=2)",
-    "nn.BatchNorm1d(4, momentum=None, affine=False)", "nn.BatchNorm2d(4)", "nn.LayerNorm(4)", "nn.LayerNorm((4, 5), elementwise_affine=False)",
-    "nn.GroupNorm(2, 4)", "nn.Embedding(3, 4, padding_idx=0)", "nn.Dropout(p=0.2)", "nn.ReLU(inplace=True)", 'nn.GELU(approximate="tanh")',
-    "nn.MaxPool2d(3, stride=2, padding=1)", "nn.AvgPool2d(2)", "nn.AdaptiveAvgPool2d((1, None))", "nn.Identity()", "nn.PReLU(num_parameters=4)",
-    "nn.LSTM(3, 4, num_layers=2, batch_first=True, bidirectional=True)", "nn.GRU(3, 4)", "nn.MultiheadAttention(8, 2, batch_first=True)",
-    "nn.MultiheadAttention(8, 2, bias=False, add_bias_kv=True, kdim=4)", "nn.Softmax(dim=-1)", "nn.Flatten()", "nn.Hardtanh(min_val=0, max_val=6)",
-    'nn.Upsample(scale_factor=2.0, mode="bilinear")', "nn.PixelShuffle(2)", "nn.Bilinear(2, 3, 4)", "nn.ZeroPad2d(1)", "nn.CosineSimilarity()",
-]  # fmt: skip
+    "nn.Linear(3, 4)",
+    "nn.Linear(3, 4, bias=False)",
+    "nn.Linear(3, 4, dtype=torch.float64)",
+    'nn.Conv2d(4, 4, 3, padding="same", groups=2)',
+    'nn.Conv2d(3, 4, (3, 5), stride=2, padding=(1, 2), padding_mode="reflect")',
+    "nn.ConvTranspose2d(3, 4, 2, stride=2)",
+    "nn.BatchNorm1d(4, momentum=None, affine=False)",
+    "nn.BatchNorm2d(4)",
+    "nn.LayerNorm(4)",
+    "nn.LayerNorm((4, 5), elementwise_affine=False)",
+    "nn.GroupNorm(2, 4)",
+    "nn.Embedding(3, 4, padding_idx=0)",
+    "nn.Dropout(p=0.2)",
+    "nn.ReLU(inplace=True)",
+    'nn.GELU(approximate="tanh")',
+    "nn.MaxPool2d(3, stride=2, padding=1)",
+    "nn.AvgPool2d(2)",
+    "nn.AdaptiveAvgPool2d((1, None))",
+    "nn.Identity()",
+    "nn.PReLU(num_parameters=4)",
+    "nn.LSTM(3, 4, num_layers=2, batch_first=True, bidirectional=True)",
+    "nn.GRU(3, 4)",
+    "nn.MultiheadAttention(8, 2, batch_first=True)",
+    "nn.MultiheadAttention(8, 2, bias=False, add_bias_kv=True, kdim=4)",
+    "nn.Softmax(dim=-1)",
+    "nn.Flatten()",
+    "nn.Hardtanh(min_val=0, max_val=6)",
+    'nn.Upsample(scale_factor=2.0, mode="bilinear")',
+    "nn.PixelShuffle(2)",
+    "nn.Bilinear(2, 3, 4)",
+    "nn.ZeroPad2d(1)",
+    "nn.CosineSimilarity()",
+]
 
 
 @pytest.mark.parametrize("text", LAYERS)

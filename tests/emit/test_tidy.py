@@ -148,8 +148,8 @@ STATEMENTS = st.lists(
     st.tuples(
         st.sampled_from("abcx"),
         st.sampled_from([
-            "tick({0})", "{0}.sin()", "{0} + {1}", "torch.maximum({0}, {1})", "tick({0}) * {1}",
-            "{1} - tick({0})", "torch.where({0} > {1}, tick({1}), {0})", "{0}[None].squeeze(0)", "F.relu({0}, inplace=False)",
+            "tick({0})", "{0}.sin()", "{0} + {1}", "torch.maximum({0}, {1})", "tick({0}) * {1}", "{1} - tick({0})",
+            "torch.where({0} > {1}, tick({1}), {0})", "{0}[None].squeeze(0)", "F.relu({0}, inplace=False)",
         ]),
         st.sampled_from("abcx"),
         st.sampled_from("abcx"),
