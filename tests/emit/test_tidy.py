@@ -148,7 +148,8 @@ STATEMENTS = st.lists(
     st.tuples(
         st.sampled_from("abcx"),
         st.sampled_from([
-            "tick({0})", "{0}.sin()", "{0} + {1}", "torch.maximum({0}, {1})", "tick({0}) * {1}", "{1} - tick({0})",
+            "tick({0})", "{0}.sin()", "{0} + {1}", "torch.maximum({0}, {1})", "tick({0}) * {1}",
+            "{1} - tick({0})",
             "torch.where({0} > {1}, tick({1}), {0})", "{0}[None].squeeze(0)", "F.relu({0}, inplace=False)",
         ]),
         st.sampled_from("abcx"),
@@ -191,13 +192,18 @@ def test_random_programs_keep_their_results_and_their_order(
 @pytest.mark.parametrize(
     "line",
     [
-        "    self.stage = nn.Sequential(Block(64, 128, stride=2), *[Block(128, 128) for _ in range(5)], nn.ReLU(inplace=True))",
-        "    pair = (self.first_projection_of_the_input(x, key='a, (b', mask=None), self.second_projection_of_it(x, y)[0], 3)",
-        "    only = (function_with_a_long_name(first_argument_with_a_name, second_argument_with_a_name, third_argument_too),)",
-        "    model.encoder.blocks[10].attention.shared_projection = model.encoder.blocks[0].attention.the_shared_projection_itself",
-        "    layers = nn.ModuleList([SomeBlockWithALongName(in_channels, out_channels, kernel_size=3) for _ in range(12)])",
+        "    self.stage = nn.Sequential(Block(64, 128, stride=2), *[Block(128, 128) for _ in range(5)], "
+        "nn.ReLU(inplace=True))",
+        "    pair = (self.first_projection_of_the_input(x, key='a, (b', mask=None), "
+        "self.second_projection_of_it(x, y)[0], 3)",
+        "    only = (function_with_a_long_name(first_argument_with_a_name, second_argument_with_a_name, "
+        "third_argument_too),)",
+        "    model.encoder.blocks[10].attention.shared_projection = "
+        "model.encoder.blocks[0].attention.the_shared_projection_itself",
+        "    layers = nn.ModuleList([SomeBlockWithALongName(in_channels, out_channels, kernel_size=3) "
+        "for _ in range(12)])",
     ],
-)  # fmt: skip
+)
 def test_broken_lines_mean_the_same(line: str) -> None:
     text = wrapped(line)
     assert max(map(len, text.split("\n"))) <= 110
