@@ -48,6 +48,7 @@ class Classes:
         self.found: list[Class] = []
         self._calls: dict[Blueprint, Build] = {}
         self._first: dict[str, Blueprint] = {}  # wanted name → who got it
+        self._parents: dict[tuple[str, str], Class] = {}  # base and constructor → who printed it first
         for level in _levels(blueprints):
             groups: dict[str, list[Blueprint]] = defaultdict(list)
             for blueprint in level:
@@ -112,6 +113,12 @@ class Classes:
             return "{" + ",".join(f"{key}:{self._shape(item)}" for key, item in value.items) + "}"
         return "_"
 
+    def _constructor(self, cls: Class, body: list[str]) -> str:
+        if body == ["super().__init__()"]:
+            return ""
+        given = "".join(f", {_parameter(p.name, p.annotation, p.default)}" for p in cls.signature.parameters)
+        return "\n        ".join([f"\n\n    def __init__(self{given}) -> None:", *body])
+
     def text(self, cls: Class) -> str:
         """The source of a class."""
         blueprint = cls.blueprint
@@ -122,17 +129,14 @@ class Classes:
             _assignment(m.name, m.how, printed(resolved(m.value, self.call), fillings))
             for m in blueprint.members
         ]
-        lines = [f"class {cls.name}({blueprint.base}):", f'    """{_doc(cls)}"""']
-        if body != ["super().__init__()"]:
-            parameters = "".join(
-                f", {_parameter(p.name, p.annotation, p.default)}" for p in cls.signature.parameters
-            )
-            lines += [
-                "",
-                f"    def __init__(self{parameters}) -> None:",
-                *(f"        {line}" for line in body),
-            ]
-        text = wrapped("\n".join(lines))
+        constructor = self._constructor(cls, body)
+        # another forward of the same parts: a subclass says so, and saves a page
+        alike = blueprint.forward and "super()" not in blueprint.forward
+        parent = self._parents.setdefault((blueprint.base, constructor), cls) if alike else cls
+        head = blueprint.base
+        if parent is not cls and constructor and parent.blueprint.name == blueprint.name:
+            head, constructor = parent.name, ""
+        text = wrapped(f'class {cls.name}({head}):\n    """{_doc(cls)}"""' + constructor)
         if blueprint.forward:
             forward = blueprint.forward
             for filling in fillings:
