@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -11,6 +12,10 @@ from torch import Tensor
 from ._types import Inputs
 from .copies import resized
 from .nests import rebuilt, tensors
+
+
+# Lengths that are tried, of ids and of sequences each.
+MOST_LENGTHS = 2
 
 
 def batch_of(inputs: Inputs) -> int | None:
@@ -30,24 +35,38 @@ def other_batch(inputs: Inputs) -> Inputs | None:
     return _changed(inputs, lambda t: {0: batch + 1} if t.dim() and t.shape[0] == batch else {})
 
 
-def other_sizes(inputs: Inputs) -> list[tuple[Inputs, str]]:
-    """The inputs at another length (ids, sequences) or image size, and what that is called: the likeliest
-    first, because which dimension of a tensor may grow only the model knows."""
+@dataclass(frozen=True)
+class OtherSize:
+    """The inputs at another size. `what` names it: "image size 32×32". A `guess` that the model does not
+    take says nothing."""
+
+    inputs: Inputs
+    what: str
+    guess: bool
+
+
+def other_sizes(inputs: Inputs) -> list[OtherSize]:
+    """The inputs at another image size, and at other lengths of ids and sequences: which dimensions of a
+    tensor may grow only the model knows, so several are tried."""
     given = list(tensors((inputs.args, dict(inputs.kwargs or {}))))
+    found = []
     images = [t for t in given if t.dim() >= 4 and t.is_floating_point()]
     if images:
         sides = tuple(images[0].shape[2:])
         new = {2 + axis: side + (1 + axis) * _stride(side) for axis, side in enumerate(sides)}
         what = "image size " + "×".join(map(str, sides))
-        return [(_changed(inputs, lambda t: new if tuple(t.shape[2:]) == sides else {}), what)]
-    lengths = Counter(
-        t.shape[axis]
-        for t in given
-        for axis in range(1, t.dim())
-        if t.dim() == 3 or not t.is_floating_point()
-    )
-    candidates = [length for length, _ in lengths.most_common(3) if length > 1]
-    return [(_changed(inputs, _growing(length)), f"sequence length {length}") for length in candidates]
+        changed = _changed(inputs, lambda t: new if tuple(t.shape[2:]) == sides else {})
+        found.append(OtherSize(changed, what, guess=False))
+    ids = [t for t in given if t.dim() > 1 and not t.is_floating_point()]
+    sequences = [t for t in given if t.dim() in (2, 3) and t.is_floating_point()]
+    for group in (ids, sequences):
+        lengths = Counter(t.shape[axis] for t in group for axis in range(1, min(t.dim(), 3)))
+        for length, _ in lengths.most_common(MOST_LENGTHS):
+            guess = group is sequences or len(lengths) > 1
+            changed = _changed(inputs, _growing(length))
+            if length > 1:
+                found.append(OtherSize(changed, f"sequence length {length}", guess))
+    return list({one.what: one for one in reversed(found)}.values())[::-1]
 
 
 def _growing(length: int) -> Callable[[Tensor], dict[int, int]]:

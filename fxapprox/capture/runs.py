@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ class Run:
     faults: dict[str, Fault]
     inline_wanted: set[str]
     observer: Observer | None
+    seconds: float = 0.0
     error: Exception | None = None
     error_line: str | None = None
 
@@ -45,10 +47,10 @@ class Workshop:
     attributes of its modules; a fresh real one for each run on real tensors.
 
     `precise`: floating tensors, also those of the inputs, are float64 (float32 where they are that).
-    `warm`: each copy has run once before, for code that prepares itself in its first call."""
+    `warm`: each copy has run once before, on these inputs, for code that prepares itself in its first call."""
 
     def __init__(
-        self, model: nn.Module, *, real: bool = False, precise: bool = False, warm: bool = False
+        self, model: nn.Module, *, real: bool = False, precise: bool = False, warm: Inputs | None = None
     ) -> None:
         self.model, self.real, self.precise, self.warm = model, real, precise, warm
         self._mode = None if real else WatchedFakes()
@@ -66,8 +68,8 @@ class Workshop:
             if self._replica is None or self.real:
                 self._replica = copied_model(self.model, convert)
                 self._tree = Tree(self._replica)
-                if self.warm:
-                    self._run_once(inputs, convert)
+                if self.warm is not None:
+                    self._run_once(self.warm, convert)
             assert self._tree is not None
             args, kwargs = copied((inputs.args, dict(inputs.kwargs or {})), convert)
             self._replica.train(training)
@@ -79,11 +81,13 @@ class Workshop:
                 recorder.existing = {id(one) for one in gc.get_objects() if issubclass(type(one), Tensor)}
             found = Run(training, {}, recorder.faults, recorder.inline_wanted, observer)
             changed: dict[str, str] = {}
+            started = time.perf_counter()
             with kept_globals(self.model, changed), _tracing(recorder, self._mode):
                 try:
                     _outermost(recorder, self._replica, args, kwargs)
                 except Exception as error:
                     found.error, found.error_line = error, raised_at(error)
+        found.seconds = time.perf_counter() - started
         for frame in recorder.frames if changed else ():
             if (name := blamed(frame.module, changed)) is not None:
                 recorder.fault(frame, f"may be what changes the global {name}", definition(frame.module))

@@ -30,6 +30,8 @@ from .text import INDENT, Printer, Unspellable
 
 # Retraces until no module asks to be recorded in its parent's forward any more; past that they stay opaque.
 MOST_ROUNDS = 8
+# A run on real tensors that takes longer is not repeated at other sizes.
+LONG_SECONDS = 5.0
 # A module whose calls differ is written out call by call, up to this many.
 MOST_CALLS = 64
 
@@ -37,7 +39,7 @@ MOST_CALLS = 64
 @dataclass
 class _Probe:
     """Runs in another way than the example's: `what` ("batch size 4") is frozen where they do something else.
-    What a probe of the precision finds is of no interest to a user: `silent`."""
+    A `silent` probe is one whose outcome is of no interest to a user."""
 
     inputs: Inputs
     what: str
@@ -136,8 +138,8 @@ def _base(shop: Workshop, inputs: Inputs, treatment: Treatment) -> _Attempt:
     if found.error is not None and not shop.real:
         shop = Workshop(shop.model, real=True)
         found = shop.run(inputs, treatment, training=True, observe=True)
-    if found.error is None and not shop.warm and any(fault.once for fault in found.faults.values()):
-        warm = Workshop(shop.model, real=shop.real, warm=True)
+    if found.error is None and shop.warm is None and any(fault.once for fault in found.faults.values()):
+        warm = Workshop(shop.model, real=shop.real, warm=inputs)
         again = warm.run(inputs, treatment, training=True, observe=True)
         if again.error is None:
             found, shop = again, warm
@@ -147,20 +149,18 @@ def _base(shop: Workshop, inputs: Inputs, treatment: Treatment) -> _Attempt:
 
 
 def _more_runs(attempt: _Attempt, inputs: Inputs) -> None:
-    """Eval mode, another batch size, and (where it costs nothing) another length or image size, and
+    """Eval mode, another batch size, and (where it costs little) other lengths or another image size, and
     another precision if the forwards name dtypes."""
     shop = attempt.shop
     attempt.eval = shop.run(inputs, attempt.treatment, training=False)
     if (larger := other_batch(inputs)) is not None:
         attempt.probes.append(attempt.probe(larger, f"batch size {batch_of(inputs)}"))
+    if shop.real and attempt.train.seconds > LONG_SECONDS:
+        return
+    for other in other_sizes(inputs):
+        attempt.probes.append(attempt.probe(other.inputs, other.what, silent=other.guess))
     if shop.real:
         return
-    sizes = []
-    for other, what in other_sizes(inputs):
-        sizes.append(attempt.probe(other, what))
-        if sizes[-1].train.error is None:
-            break
-    attempt.probes += sizes[-1:] if sizes and sizes[-1].train.error is None else sizes[:1]
     samples = (Sample(frame) for frames in attempt.train.frames.values() for frame in frames)
     if depends_on_precision(samples):
         precise = Workshop(shop.model, precise=True, warm=shop.warm)
