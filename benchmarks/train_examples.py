@@ -62,7 +62,7 @@ ARMS = {
 }
 TASKS = {
     "mlp": Task("examples/mlp.py", ARMS, epochs=10, batch=64, rate=0.05, images=None),
-    "resnet": Task("examples/resnet.py", ARMS, epochs=4, batch=64, rate=0.05, images=10_000),
+    "resnet": Task("examples/resnet.py", ARMS, epochs=3, batch=64, rate=0.05, images=4_000),
 }
 
 
@@ -155,7 +155,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     task = TASKS[options.name]
-    data = mnist(options.data) if options.name == "mlp" else cifar10(options.data, task.images)
+    data = (
+        mnist(options.data) if options.name == "mlp" else cifar10(options.data, task.images, test_count=2_000)
+    )
     RESULTS.mkdir(parents=True, exist_ok=True)
     curves: dict[str, list[dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as folder, Progress() as progress:
