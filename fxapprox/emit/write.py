@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from ..capture.rng import kept_random_state
 from ..errors import EmitError
-from ..record import record_of
+from ..record import Record, record_of
 from .files import check_free, publish, staging, target_of, unwritable
+from .header import Names
 from .imports import Imports
 from .methods import local_names
 from .reader import Reader
-from .source import Names, file_text
+from .source import file_text, of_classes, of_factory
 from .weights import common_dtype, tensors_of, ties, write_weights
 
 
@@ -35,19 +36,32 @@ def write(model: nn.Module, path: str | os.PathLike[str], *, force: bool = False
     saved = target.with_suffix(".safetensors")
     check_free((target, saved), force=force)
     names = Names(target.stem, saved.name, version("fxapprox"))
-    taken = {name for forward in record.forwards.values() for name in local_names(forward)}
-    imports = Imports(taken, common_dtype(model))
-    reader = Reader(model, record, imports)
-    text = file_text(model, reader.record, reader, imports, names)
+    text, extra = _text(model, record, names)
     with staging(target) as folder:
         try:
             (folder / target.name).write_text(text, encoding="utf-8", newline="\n")
-            write_weights(tensors_of(model, reader.extra), folder / saved.name, names.version)
+            write_weights(tensors_of(model, extra), folder / saved.name, names.version)
             _try_out(folder / target.name, model)
             publish(folder, (saved, target))
         except OSError as failure:
             raise unwritable(target, failure) from failure
     return target, saved
+
+
+def _text(model: nn.Module, record: Record, names: Names) -> tuple[str, dict[str, Tensor]]:
+    """The file's text, and the tensors it needs that are no buffers of the model."""
+    taken = {name for forward in record.forwards.values() for name in local_names(forward)}
+    taken |= {"PLAN", "WEIGHTS", "FROZEN", "build_model"}
+    imports = Imports(taken, common_dtype(model))
+    try:
+        reader = Reader(model, record, imports)
+        return file_text(model, record, of_classes(reader, imports), imports, names), reader.extra
+    except EmitError as failure:
+        imports = Imports(taken)
+        content = of_factory(record, imports, failure.message)
+        if content is None:
+            raise
+        return file_text(model, record, content, imports, names), {}
 
 
 def _try_out(file: Path, model: nn.Module) -> None:

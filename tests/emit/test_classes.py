@@ -99,3 +99,38 @@ def test_the_header_tells_the_plan(tmp_path: Path, scope: str) -> None:
     assert f"Plan: pps · {scope} · keep 0.5 at" in text
     assert f'PPS_50 = {{"policy": "pps", "keep": 0.5, "min_k": 2, "scope": "{scope}"}}' in text
     assert "from net import build_model" in text
+
+
+class Operators(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.fc(x)
+        scores = torch.matmul(y, y.T)
+        return (scores.mm(x) + torch.bmm(x[None], self.fc.weight[None])[0]) * 2
+
+
+def test_calls_that_stay_exact_are_written_as_they_were(tmp_path: Path) -> None:
+    x, model = torch.randn(5, 8), Operators()
+    fast = fxapprox.rewrite(model, (x,), rules=[fxapprox.Rule(kind="linear", policy="topk")])
+    text = fxapprox.emit(fast, tmp_path / "net.py")[0].read_text()
+    assert "FunctionCall(" not in text
+    assert ".mm(x)" in text
+    assert "torch.bmm(" in text
+
+
+def test_another_forward_of_equal_parts_is_a_subclass(tmp_path: Path) -> None:
+    class Branch(nn.Module):
+        def __init__(self, last: bool) -> None:
+            super().__init__()
+            self.fc, self.last = nn.Linear(8, 8), last
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc(x) if self.last else torch.relu(self.fc(x)) + x
+
+    text = emitted(nn.Sequential(Branch(False), Branch(True)), (torch.randn(5, 8),), tmp_path)
+    assert defined(text) == ["Branch", "Branch2"]
+    assert "class Branch2(Branch):" in text
+    assert text.count("nn.Linear(8, 8)") == 1

@@ -13,6 +13,10 @@ import torch
 from torch import Tensor, nn
 
 import fxapprox
+from fxapprox import api
+from fxapprox.capture import capture
+from fxapprox.capture._types import Inputs
+from fxapprox.capture.load import load
 from fxapprox.errors import EmitError
 
 from . import zoo
@@ -46,9 +50,11 @@ class Introspective(Counted):
         self.inspector = Inspector()
 
 class Handy(Counted):
-    def __init__(self, width):
+    def __init__(self, width=8):
         super().__init__(width)
         self.act = lambda x: x
+
+made = Handy()
 
 class Remembering(nn.Module):
     def __init__(self, width):
@@ -126,6 +132,20 @@ def test_a_part_without_text_is_named(mine: ModuleType, tmp_path: Path) -> None:
         fxapprox.emit(fast, tmp_path / "net_fast.py")
     assert "plain values" in str(caught.value.remedy)
     assert sorted(path.name for path in tmp_path.iterdir() if path.suffix != "") == ["mine_models.py"]
+
+
+@pytest.mark.parametrize("name", ["Handy", "made"])
+def test_the_whole_is_made_by_the_name_that_was_given(mine: ModuleType, tmp_path: Path, name: str) -> None:
+    loaded = load(f"{tmp_path / 'mine_models.py'}:{name}")
+    x = torch.randn(4, 8)
+    captured = capture(loaded.model, Inputs((x,)), origin=loaded.origin)
+    fast = api.rewritten(captured, api.planned(captured, [fxapprox.Rule(policy="topk")]))
+    path, _ = fxapprox.emit(fast, tmp_path / "net_fast.py")
+    text, built = path.read_text(), imported(path).build_model()
+    assert f"mine_models import {name}" in text
+    assert 'attribute "act"' in " ".join(text.split('"""')[1].split())
+    torch.testing.assert_close(built(x), fast(x), rtol=0, atol=0)
+    assert imported(path).build_model() is not built
 
 
 def test_extra_state_is_kept_by_its_own_class(mine: ModuleType, tmp_path: Path) -> None:

@@ -1,0 +1,125 @@
+"""The header of an emitted file: which model, which plan, how to use it, what it needs."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..choices import Choice, Sampled
+from ..plan import Decision, Plan
+from ..record import Record
+from ..sites import PRODUCTS
+from .files import MARKER
+from .wrap import filled
+
+MOST_REASONS = 8
+
+
+@dataclass(frozen=True)
+class Names:
+    """What the file is called and who wrote it."""
+
+    stem: str
+    weights: str
+    version: str
+
+
+def header(record: Record, kept: Mapping[str, str], own: Sequence[str], names: Names) -> str:
+    """The marker and the docstring. `kept`: paths of the user's own forwards, and why; `own`: the user's
+    modules that must be importable."""
+    plan = record.plan
+    left = [decision for decision in plan.decisions if decision.choice is None]
+    lines = [
+        f"{MARKER} {names.version} with torch {torch.__version__}; format 1.",
+        f'"""{_origin(plan)} with sampled products.',
+        "",
+        *_plan_lines(plan),
+        *(filled("Left exact: " + _reasons(left)) if left else ()),
+        "",
+        f"    from {names.stem} import build_model",
+        "",
+        "    model = build_model()                                # with the weights it was emitted with",
+        '    model.load_state_dict(torch.load("checkpoint.pt"))   # the original model\'s keys',
+        "",
+        *filled(f"Training samples, evaluation is exact. The weights are in {names.weights}, beside it; "
+                 "keep the two files together."),
+        *_frozen_notes(record),
+        *_needs(kept, own),
+        '"""',
+    ]  # fmt: skip
+    text = "\n".join(lines)
+    return text.replace("\\", "\\\\")
+
+
+def _origin(plan: Plan) -> str:
+    return plan.model.replace('"""', "'''")
+
+
+def _plan_lines(plan: Plan) -> Iterator[str]:
+    """The plan in short: one line a treatment."""
+    counts = Counter(_treatment(decision.choice) for decision in plan.rewritten if decision.choice)
+    for text, count in counts.items():
+        yield from filled(f"Plan: {text} at {count} of {len(plan.decisions)} sites.")
+
+
+def _treatment(choice: Choice) -> str:
+    if choice.scope == "per product":
+        spelled = ((product, choice.treatment(product)) for product in PRODUCTS)
+        return ", ".join(f"{product} {_sampled(how)}" for product, how in spelled if how != "exact")
+    sampled = next(how for p in PRODUCTS if isinstance(how := choice.treatment(p), Sampled))
+    return f"{sampled.policy.name} · {choice.scope} · keep {sampled.keep:g}" + (
+        " · centred" if sampled.center else ""
+    )
+
+
+def _sampled(how: Any) -> str:
+    return f"{how.policy.name} · keep {how.keep:g}" if isinstance(how, Sampled) else str(how)
+
+
+def _reasons(left: Sequence[Decision]) -> str:
+    if not left:
+        return "nothing."
+    by_reason: dict[str, list[str]] = defaultdict(list)
+    for decision in left:
+        site = re.sub(r"(?<=\.)\d+(?=\.)", "*", decision.site.id)
+        if site not in by_reason[decision.reason]:
+            by_reason[decision.reason].append(site)
+    texts = [
+        f"{', '.join(ids[:3])}{f' and {len(ids) - 3} more' if len(ids) > 3 else ''} ({reason})"
+        for reason, ids in list(by_reason.items())[:MOST_REASONS]
+    ]
+    more = len(by_reason) - len(texts)
+    return "; ".join(texts).replace('"""', "'''") + (f"; {more} more reasons" if more > 0 else "") + "."
+
+
+def _frozen_notes(record: Record) -> Iterator[str]:
+    """What the forwards hold on to of the example inputs."""
+    found = [note.message for note in record.notes if note.topic == "frozen"]
+    if found:
+        yield ""
+        shown = "; ".join(found[:MOST_REASONS]) + (
+            f"; {len(found) - MOST_REASONS} more" * (len(found) > MOST_REASONS)
+        )
+        yield from filled(f"Holds only for inputs like the examples: {shown}.".replace('"""', "'''"))
+
+
+def _needs(kept: Mapping[str, str], own: Sequence[str]) -> Iterator[str]:
+    """What else must be importable."""
+    if kept:
+        yield ""
+        told = {path: reason for path, reason in kept.items() if reason} or kept
+        shown = [f"{path or 'the model'} ({reason.rstrip('.')})" for path, reason in list(told.items())[:5]]
+        more = f" and {len(told) - 5} more" if len(told) > 5 else ""
+        yield from filled(
+            "Keeps the user's own forward, which is imported, of "
+            f"{'; '.join(shown)}{more}, and what is in them."
+        )
+    if own:
+        if not kept:
+            yield ""
+        yield from filled(f"Needs on the path: {', '.join(own)} (the user's own).")
