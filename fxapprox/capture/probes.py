@@ -27,20 +27,28 @@ def batch_of(inputs: Inputs) -> int | None:
     return max(sizes, key=lambda size: (counted[size], size == sizes[0]))
 
 
-def other_batch(inputs: Inputs) -> Inputs | None:
-    """The inputs with one example more; None where no dimension looks like a batch."""
+def other_batches(inputs: Inputs) -> list[Inputs]:
+    """The inputs at other batch sizes, to be tried in turn; none where no dimension looks like a batch.
+
+    One more than twice the batch tells whole multiples, halves and sums apart; models that fold another
+    dimension into the batch take twice of it."""
     batch = batch_of(inputs)
     if not batch:
-        return None
-    return _changed(inputs, lambda t: {0: batch + 1} if t.dim() and t.shape[0] == batch else {})
+        return []
+    sizes = (2 * batch + 1, 2 * batch)
+    return [_changed(inputs, _wider(batch, size)) for size in sizes]
+
+
+def _wider(batch: int, size: int) -> Callable[[Tensor], dict[int, int]]:
+    return lambda t: {0: size} if t.dim() and t.shape[0] == batch else {}
 
 
 @dataclass(frozen=True)
 class OtherSize:
-    """The inputs at another size. `what` names it: "image size 32×32". A `guess` that the model does not
-    take says nothing."""
+    """The inputs at another size, to be tried in turn until the model takes one. `what` names it: "image
+    size 32×32". A `guess` that the model does not take says nothing."""
 
-    inputs: Inputs
+    inputs: list[Inputs]
     what: str
     guess: bool
 
@@ -53,26 +61,42 @@ def other_sizes(inputs: Inputs) -> list[OtherSize]:
     images = [t for t in given if t.dim() >= 4 and t.is_floating_point()]
     if images:
         sides = tuple(images[0].shape[2:])
-        new = {2 + axis: side + (1 + axis) * _stride(side) for axis, side in enumerate(sides)}
         what = "image size " + "×".join(map(str, sides))
-        changed = _changed(inputs, lambda t: new if tuple(t.shape[2:]) == sides else {})
-        found.append(OtherSize(changed, what, guess=False))
+        found.append(OtherSize([_changed(inputs, grown) for grown in _larger(sides)], what, guess=False))
     ids = [t for t in given if t.dim() > 1 and not t.is_floating_point()]
     sequences = [t for t in given if t.dim() in (2, 3) and t.is_floating_point()]
     for group in (ids, sequences):
         lengths = Counter(t.shape[axis] for t in group for axis in range(1, min(t.dim(), 3)))
         for length, _ in lengths.most_common(MOST_LENGTHS):
             guess = group is sequences or len(lengths) > 1
-            changed = _changed(inputs, _growing(length))
             if length > 1:
+                changed = [_changed(inputs, grown) for grown in _longer(length)]
                 found.append(OtherSize(changed, f"sequence length {length}", guess))
     return list({one.what: one for one in reversed(found)}.values())[::-1]
 
 
-def _growing(length: int) -> Callable[[Tensor], dict[int, int]]:
-    """Every dimension of this length but the batch a little longer."""
-    longer = length + _stride(length)
-    return lambda t: {axis: longer for axis in range(1, t.dim()) if t.shape[axis] == length}
+Grown = Callable[[Tensor], dict[int, int]]
+
+
+def _larger(sides: tuple[int, ...]) -> list[Grown]:
+    """The sides of images twice, three times … as long, each by another factor; else a step longer."""
+    times = {2 + axis: (2 + axis) * side for axis, side in enumerate(sides)}
+    steps = {2 + axis: side + (1 + axis) * _stride(side) for axis, side in enumerate(sides)}
+
+    def grown(new: dict[int, int]) -> Grown:
+        return lambda t: new if tuple(t.shape[2:]) == sides else {}
+
+    return [grown(times), grown(steps)]
+
+
+def _longer(length: int) -> list[Grown]:
+    """Every dimension of this length but the batch twice as long; else a step longer."""
+
+
+    def grown(new: int) -> Grown:
+        return lambda t: {axis: new for axis in range(1, t.dim()) if t.shape[axis] == length}
+
+    return [grown(2 * length), grown(length + _stride(length))]
 
 
 def _stride(side: int) -> int:

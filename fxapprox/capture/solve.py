@@ -18,6 +18,8 @@ from .nests import Path
 
 # How many earlier results are searched for a size; a constant of a long forward is rarely older.
 REACH = 400
+# Windows and strides that are tried.
+MOST_WINDOW = 129
 
 LIMITS = ("min", "max", "eps", "tiny")
 
@@ -149,6 +151,7 @@ class Solver:
             or self._first(far, values, _multiple)
             or self._first(far, values, _shifted)
             or self._first(far, values, _quotient)
+            or self._first(near, values, _rounded)
             or self._first([*near, *far], values, _padding)
             or self._first(near, values, _affine)
         )
@@ -291,11 +294,22 @@ def _quotient(dimension: Dimension, values: Sequence[int]) -> str | None:
     return f"{{d}} // {divisor}" if fits else None
 
 
+def _rounded(dimension: Dimension, values: Sequence[int]) -> str | None:
+    """A quotient rounded down, or up."""
+    pairs = list(zip(dimension.sizes, values, strict=True))
+    for divisor in range(2, MOST_WINDOW):
+        if all(size // divisor == value for size, value in pairs):
+            return f"{{d}} // {divisor}"
+        if all(-(-size // divisor) == value for size, value in pairs):
+            return f"({{d}} + {divisor - 1}) // {divisor}"
+    return None
+
+
 def _padding(dimension: Dimension, values: Sequence[int]) -> str | None:
     """What is missing to the next multiple of a window: `-size % window`."""
     if len(set(dimension.sizes)) < 2 or max(values) == 0:
         return None
-    for window in range(max(values) + 1, 129):
+    for window in range(max(values) + 1, MOST_WINDOW):
         if all(-size % window == value for size, value in zip(dimension.sizes, values, strict=True)):
             return f"-{{d}} % {window}"
     return None

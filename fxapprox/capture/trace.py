@@ -21,7 +21,7 @@ from ._types import Forward, Inputs, Note, Traced
 from .guards import ANY, Guard, common
 from .merge import Merged, Mismatch, merge
 from .names import Imports
-from .probes import batch_of, other_batch, other_sizes
+from .probes import batch_of, other_batches, other_sizes
 from .recorder import Fault, Treatment
 from .runs import Run, Workshop, model_fails
 from .signatures import passed_on, signature_text
@@ -65,10 +65,17 @@ class _Attempt:
         return [one for one in found if one.error is None]
 
     def probe(
-        self, inputs: Inputs, what: str, shop: Workshop | None = None, *, silent: bool = False
-    ) -> _Probe:
-        shop = shop or self.shop
-        return _Probe(inputs, what, shop, shop.run(inputs, self.treatment, training=True), silent=silent)
+        self, inputs: Sequence[Inputs], what: str, shop: Workshop | None = None, *, silent: bool = False
+    ) -> None:
+        """Run on the first of `inputs` that the model takes."""
+        shop, tried = shop or self.shop, []
+        for given in inputs:
+            run = shop.run(given, self.treatment, training=True)
+            tried.append(_Probe(given, what, shop, run, silent=silent))
+            if run.error is None:
+                self.probes.append(tried[-1])
+                return
+        self.probes += tried[:1]
 
     def in_eval(self, probe: _Probe) -> Run:
         if probe.eval is None:
@@ -153,18 +160,17 @@ def _more_runs(attempt: _Attempt, inputs: Inputs) -> None:
     another precision if the forwards name dtypes."""
     shop = attempt.shop
     attempt.eval = shop.run(inputs, attempt.treatment, training=False)
-    if (larger := other_batch(inputs)) is not None:
-        attempt.probes.append(attempt.probe(larger, f"batch size {batch_of(inputs)}"))
+    attempt.probe(other_batches(inputs), f"batch size {batch_of(inputs)}")
     if shop.real and attempt.train.seconds > LONG_SECONDS:
         return
     for other in other_sizes(inputs):
-        attempt.probes.append(attempt.probe(other.inputs, other.what, silent=other.guess))
+        attempt.probe(other.inputs, other.what, silent=other.guess)
     if shop.real:
         return
     samples = (Sample(frame) for frames in attempt.train.frames.values() for frame in frames)
     if depends_on_precision(samples):
         precise = Workshop(shop.model, precise=True, warm=shop.warm)
-        attempt.probes.append(attempt.probe(inputs, "precision", precise, silent=True))
+        attempt.probe([inputs], "precision", precise, silent=True)
 
 
 # ---- from runs to forwards
