@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -84,8 +85,8 @@ class Reader:
         if self._stays(path, cls):
             return self._kept(module, path)
         if path in self.record.forwards:
-            if cls.forward is nn.Sequential.forward and not self._inlines(module, path):
-                return self._sequence(module, path, cls)
+            if forwards_class(cls) is nn.Sequential and not self._inlines(module, path):
+                return self._sequence(module, path, cls, captured=False)
             return self._captured(module, path, cls)
         base = forwards_class(cls)
         if base is nn.Sequential:
@@ -170,22 +171,21 @@ class Reader:
             return self._call("ParameterDict", Named(tuple(made)))
         return self._call("ParameterList", Items(tuple(value for _, value in made)))
 
-    def _sequence(self, module: nn.Module, path: str, cls: type[nn.Module]) -> Expression:
-        """A subclass of nn.Sequential: a class of its own, so that repeated ones come once."""
+    def _sequence(
+        self, module: nn.Module, path: str, cls: type[nn.Module], *, captured: bool = True
+    ) -> Expression:
+        """A subclass of nn.Sequential: a class of its own, so that repeated ones come once. `captured`:
+        with the captured forward, if there is one, rather than torch's."""
         made = self._container(module, path, nn.Sequential)
         assert isinstance(made, Build)
         setup = Build("super().__init__", made.arguments)
-        return self._add(
-            Blueprint(
-                path,
-                cls.__name__,
-                origin(cls),
-                self._nn("Sequential"),
-                setup,
-                (),
-                facts=members.facts(module),
-            )
-        )
+        body = [
+            *members.plain_attributes(module, path, self.imports, only=self._read[id(module)]),
+            *members.parameters(module, self.imports),
+            *members.buffers(module, self.imports),
+        ]
+        base = self._nn("Sequential")
+        return self.finish(module, path, cls, base, setup, body, "", captured=captured)
 
     def _inherited(
         self, module: nn.Module, path: str, cls: type[nn.Module], base: type[nn.Module]
@@ -205,6 +205,8 @@ class Reader:
 
     def _captured(self, module: nn.Module, path: str, cls: type[nn.Module]) -> Expression:
         """A class with the captured forward, on torch's own class where it is a subclass of one."""
+        if issubclass(cls, nn.Sequential):
+            return self._sequence(module, path, cls)  # the forward indexes it
         found = None
         base = next(
             (b for b in cls.__mro__ if is_torchs(b) and b is not nn.Module and b not in CONTAINERS), None
@@ -253,13 +255,15 @@ class Reader:
         setup: Build,
         body: list[Member],
         remark: str,
+        *,
+        captured: bool = True,
     ) -> Expression:
-        """Add a class of the file; with the captured forward, unless the user's own does."""
+        """Add a class of the file; with the captured forward, unless not wanted, or the user's own does."""
         forward = self.record.forwards.get(path)
         calls = self._redirected[path]
         text, numbers = "", tuple[str, ...]()
         body += shares(self, path)
-        if forward is not None and (calls or path not in self.kept):
+        if forward is not None and captured and (calls or path not in self.kept):
             if path in self.kept:
                 forward = replace(forward, source=deferring(forward, user_class(module).forward))
             elif not path:  # captured parents call the others as they did when they were recorded
@@ -268,7 +272,7 @@ class Reader:
             text, numbers = done.template, done.numbers
             body += members.constants(forward, module, self.imports)
             body += [Member(call.name, self._site(forward, call.target), "child") for call in done.sites]
-        self._keep_apart(module, path, body, forward)
+        self._keep_apart(module, path, body, forward.constants if forward else {})
         blueprint = Blueprint(
             path,
             cls.__name__,
@@ -284,10 +288,9 @@ class Reader:
         return self._add(blueprint)
 
     def _keep_apart(
-        self, module: nn.Module, path: str, body: Iterable[Member], forward: Forward | None
+        self, module: nn.Module, path: str, body: Iterable[Member], constants: Mapping[str, Any]
     ) -> None:
         """Note the tensors of buffers that the model itself does not have as buffers."""
-        constants = forward.constants if forward else {}
         for member in body:
             if member.how == "transient buffer" and member.name not in module._buffers:
                 value = module.__dict__.get(member.name)

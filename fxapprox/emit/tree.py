@@ -51,8 +51,9 @@ def is_torchs(cls: type) -> bool:
 
 
 def forwards_class(cls: type[nn.Module]) -> type[nn.Module]:
-    """The class in whose body the forward of `cls` stands."""
-    return next(base for base in cls.__mro__ if "forward" in vars(base))
+    """The class in whose body the forward of `cls` stands, ours aside."""
+    theirs = (base for base in cls.__mro__ if not base.__module__.startswith("fxapprox."))
+    return next(base for base in theirs if "forward" in vars(base))
 
 
 def held_names(module: nn.Module) -> set[str]:

@@ -18,6 +18,9 @@ import fxapprox
 from . import zoo
 from .fresh import flat, losses
 
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*weight_norm.*:FutureWarning"
+)  # the older hook is served, too
 HERE = Path(__file__).parent
 STEPS = 20
 

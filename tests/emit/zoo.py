@@ -183,6 +183,44 @@ class Gate(nn.Module):
         return x + self.value(x) * self.gate(x).sigmoid()
 
 
+class Temporal(nn.Sequential):
+    """A sequence with a forward of its own, of layers and of modules that take more than tensors."""
+
+    def __init__(self) -> None:
+        layers = (
+            parametrizations.weight_norm(nn.Conv1d(8, 8, 3, padding=2**i, dilation=2**i)) for i in range(3)
+        )
+        super().__init__(*layers, nn.Sequential(nn.Conv1d(8, 8, 1), nn.ReLU()), Window(3))
+        self.gain = nn.Parameter(torch.ones(8, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in list(self)[:-1]:
+            x = x + torch.relu(layer(x)) * self.gain
+        return self[-1](x, slice(1, None))
+
+
+class Window(nn.Module):
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.pool = nn.AvgPool1d(size, 1)
+
+    def forward(self, x: Tensor, where: slice) -> Tensor:
+        return self.pool(x)[..., where]
+
+
+def temporal() -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
+    return Temporal(), (torch.randn(3, 8, 12),), {}
+
+
+def weight_norm() -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
+    layers = [
+        parametrizations.weight_norm(nn.Conv1d(8, 8, 3)),
+        nn.ReLU(),
+        nn.utils.weight_norm(nn.Conv1d(8, 4, 3)),
+    ]
+    return nn.Sequential(*layers), (torch.randn(3, 8, 12),), {}
+
+
 def resnet() -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
     return ResNet(), (torch.randn(4, 3, 8, 8),), {}
 
@@ -218,4 +256,4 @@ def sequential() -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
     )
 
 
-ALL = (resnet, channels_last, double, language, odds, encoder, sequential)
+ALL = (resnet, channels_last, double, language, odds, encoder, sequential, temporal, weight_norm)
