@@ -41,7 +41,8 @@ READS = {
 }
 # Results whose *shape* depends on data.
 DATA_SHAPED = {
-    "nonzero", "argwhere", "unique", "unique_consecutive", "masked_select", "_unique2", "bincount", "repeat_interleave",
+    "nonzero", "argwhere", "unique", "unique_consecutive", "masked_select", "_unique2", "bincount",
+    "repeat_interleave",
 }  # fmt: skip
 SHAPE_READS = {
     "shape",

@@ -8,7 +8,7 @@ import inspect
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy
 import torch
@@ -29,6 +29,7 @@ from .nests import (
     leaves,
 )
 from .objects import made
+from .signatures import star
 from .tree import Tree
 
 
@@ -92,8 +93,7 @@ class Frame:
             bound = self.signature.bind(*args, **kwargs)
         bound.apply_defaults()
         for name, parameter in self.signature.parameters.items():
-            stars = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
-            node = self.graph.create_node("placeholder", stars.get(parameter.kind, "") + name, name=name)
+            node = self.graph.create_node("placeholder", star(parameter) + name, name=name)
             value = bound.arguments[name]
             node.meta[META] = Facts(described(value))
             self.given[name] = pattern_of(value)
@@ -195,7 +195,8 @@ class Frame:
     def spelled(self, value: Any, *, making: bool = False) -> Any:
         """A nest of arguments as the graph holds them: nodes for tensors, constants as they are.
 
-        With `making`, objects that came from nowhere are made anew from their attributes. Raises OddValue for what text cannot say, Foreign for tensors from elsewhere."""
+        With `making`, objects that came from nowhere are made anew from their attributes. Raises OddValue
+        for what text cannot say, Foreign for tensors from elsewhere."""
         if isinstance(value, Tensor):
             return self.node_of(value)
         if type(value) is float and (thing := self.tree.number_at(self.path, value)) is not None:
@@ -231,7 +232,7 @@ class Frame:
             return value
         if making and is_object(value) and can_spell(type(value)):
             fields = {name: self.spelled(item, making=True) for name, item in value.__dict__.items()}
-            node = self.graph.create_node("call_function", made, (type(value),), fields)
+            node = self.graph.create_node("call_function", made, cast(Any, (type(value),)), fields)
             node.meta[META] = Facts(described(value), self.active_regions())
             return node
         raise OddValue(value)

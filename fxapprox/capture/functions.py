@@ -27,10 +27,10 @@ class _Watched:
     """A class, because torch's `apply` calls super(): code that is exchanged needs the same cell."""
 
     def apply(cls, *args, **kwargs):  # type: ignore[no-untyped-def]
-        __class__  # noqa: B018
+        __class__  # type: ignore[name-defined] # noqa: B018
         from fxapprox.capture.functions import watched_apply
 
-        return watched_apply(cls, args, kwargs)
+        return watched_apply(cls, args, kwargs)  # type: ignore[arg-type]
 
 
 def watched_apply(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

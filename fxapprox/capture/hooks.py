@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 from torch import nn
@@ -36,7 +37,7 @@ def by_hooks(model: nn.Module, inputs: Inputs, reason: str) -> Traced:
             except Exception as error:
                 raise model_fails(model, error, raised_at(error)) from error
     ids = list(observer.operators)
-    edges = tuple(Edge(one, other) for one, other in zip(ids, ids[1:], strict=False))
+    edges = tuple(Edge(one, other) for one, other in pairwise(ids))
     note = Note("refused", reason)
     return Traced("modules", observer.calls({}), {}, (note,), tuple(observer.operators.values()), edges)
 

@@ -27,12 +27,16 @@ OPERATORS: dict[str, tuple[Callable[..., Any], bool]] = {
         f"__{name}__": (getattr(operator, f"__{name}__"), False)
         for name in (
             "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "lshift", "rshift",
-            "and", "or", "xor", "eq", "ne", "lt", "le", "gt", "ge", "neg", "pos", "invert", "abs", "getitem", "setitem",
+            "and", "or", "xor", "eq", "ne", "lt", "le", "gt", "ge", "neg", "pos", "invert", "abs", "getitem",
+            "setitem",
         )
     },
     **{
         f"__r{name}__": (getattr(operator, f"__{name}__"), True)
-        for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "lshift", "rshift", "and", "or", "xor", "matmul")
+        for name in (
+            "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "lshift", "rshift",
+            "and", "or", "xor",
+        )
     },
     "__div__": (operator.truediv, False),
     "__rdiv__": (operator.truediv, True),
@@ -74,7 +78,9 @@ def name_of(value: Any) -> Name | None:
     if isinstance(value, torch._ops.OpOverload | torch._ops.OpOverloadPacket):
         return ("torch", "ops." + str(value))
     name = getattr(value, "__name__", None)
-    candidates = [(module, name) for module in ("operator", "torch._C._nn", "torch._VF", "math")]
+    candidates: list[tuple[Any, Any]] = [
+        (module, name) for module in ("operator", "torch._C._nn", "torch._VF", "math")
+    ]
     candidates.append((getattr(value, "__module__", None), getattr(value, "__qualname__", None)))
     for module, qualified in candidates:
         if isinstance(module, str) and isinstance(qualified, str) and resolves(module, qualified, value):

@@ -1,4 +1,4 @@
-"""Nests: what forwards take and return. Tensors and plain constants in tuples, lists, dicts and dataclasses."""
+"""Nests: what forwards take and return. Tensors and plain constants in containers and dataclasses."""
 
 from __future__ import annotations
 

@@ -81,8 +81,9 @@ def _module_call(recorder: Recorder, module: nn.Module, *args: Any, **kwargs: An
         holding = [(value, fingerprint(value)) for _, value in holders((args, kwargs))][1:]
         line = recorder.line(parent)
         frame = Frame(
-            module, path, recorder.tree, parent, path not in recorder.treatment.opaque,
-            torch.is_grad_enabled(), torch.is_inference_mode_enabled(), file=file_of(author(module)), line=line,
+            module, path, recorder.tree, parent, recording=path not in recorder.treatment.opaque,
+            grad=torch.is_grad_enabled(), inference=torch.is_inference_mode_enabled(),
+            file=file_of(author(module)), line=line,
         )  # fmt: skip
     result = _frame_call(recorder, frame, args, kwargs)
     with recorder.running():
@@ -187,7 +188,8 @@ def _record_module(
     if below is None:
         recorder.want_inline(parent, Fault("calls a module that is not inside it", line))
         return
-    parent.record("call_module", below, *given, result, line)
+    args, kwargs = given
+    parent.record("call_module", below, args, kwargs, result, line)
 
 
 def _has_hooks(module: nn.Module) -> bool:

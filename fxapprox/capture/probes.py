@@ -13,7 +13,6 @@ from ._types import Inputs
 from .copies import resized
 from .nests import rebuilt, tensors
 
-
 # Lengths that are tried, of ids and of sequences each.
 MOST_LENGTHS = 2
 
@@ -91,7 +90,6 @@ def _larger(sides: tuple[int, ...]) -> list[Grown]:
 
 def _longer(length: int) -> list[Grown]:
     """Every dimension of this length but the batch twice as long; else a step longer."""
-
 
     def grown(new: int) -> Grown:
         return lambda t: {axis: new for axis in range(1, t.dim()) if t.shape[axis] == length}

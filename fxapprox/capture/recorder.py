@@ -129,7 +129,7 @@ class Recorder(TorchFunctionMode):
         if id(tensor) in self._unseen:
             self.fault(frame, f"uses a tensor made by {self._unseen[id(tensor)]}")
         elif id(tensor) in self.originals:
-            self.fault(frame, "uses a tensor of the model that no copy has (a closure holds the model itself)")
+            self.fault(frame, "uses a tensor that no copy of the model has: a closure holds the model itself")
         elif torch._C._functorch.is_functorch_wrapped_tensor(tensor):
             self.fault(frame, "computes inside a transform of torch.func (vmap, grad, …)")
         elif (maker := self._maker.get(id(tensor))) is not None:

@@ -47,7 +47,7 @@ class Workshop:
     attributes of its modules; a fresh real one for each run on real tensors.
 
     `precise`: floating tensors, also those of the inputs, are float64 (float32 where they are that).
-    `warm`: each copy has run once before, on these inputs, for code that prepares itself in its first call."""
+    `warm`: each copy has run once before, on these inputs, for code that prepares itself then."""
 
     def __init__(
         self, model: nn.Module, *, real: bool = False, precise: bool = False, warm: Inputs | None = None

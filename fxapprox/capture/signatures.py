@@ -8,6 +8,13 @@ from typing import Any
 from .names import Imports, literal
 
 
+def star(parameter: inspect.Parameter) -> str:
+    """What stands before the parameter's name."""
+    if parameter.kind is parameter.VAR_POSITIONAL:
+        return "*"
+    return "**" if parameter.kind is parameter.VAR_KEYWORD else ""
+
+
 def signature_text(signature: inspect.Signature, imports: Imports) -> str:
     """`self, x, mask=None, *, flag=False`: the user's parameters, without annotations."""
     empty, parts, seen_star = inspect.Parameter.empty, ["self"], False
@@ -16,9 +23,8 @@ def signature_text(signature: inspect.Signature, imports: Imports) -> str:
         if parameter.kind is parameter.KEYWORD_ONLY and not seen_star:
             parts.append("*")
             seen_star = True
-        star = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
-        seen_star = seen_star or star == "*"
-        text = star + parameter.name
+        seen_star = seen_star or star(parameter) == "*"
+        text = star(parameter) + parameter.name
         if parameter.default is not empty:
             text += f"={_default(parameter.default, imports) or 'None'}"
         parts.append(text)
@@ -35,8 +41,7 @@ def passed_on(signature: inspect.Signature) -> str:
         if parameter.kind is parameter.KEYWORD_ONLY:
             parts.append(f"{parameter.name}={parameter.name}")
         else:
-            star = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
-            parts.append(star + parameter.name)
+            parts.append(star(parameter) + parameter.name)
     return ", ".join(parts)
 
 

@@ -77,7 +77,7 @@ def kept_globals(model: nn.Module, changed: dict[str, str]) -> Iterator[None]:
     owners: dict[str, Any] = {
         cls.__module__: sys.modules[cls.__module__] for cls in classes if cls.__module__ in sys.modules
     }
-    places = [(name, owner) for name, owner in owners.items()] + [(cls.__module__, cls) for cls in classes]
+    places = [*owners.items(), *((cls.__module__, cls) for cls in classes)]
     before = [_plain_values(owner) for _, owner in places]
     try:
         yield

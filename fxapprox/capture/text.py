@@ -302,7 +302,8 @@ class Printer:
 
     def _path(self, path: str) -> str:
         """`self.layers[0].attn` for "layers.0.attn", from the module whose forward this is."""
-        text, here = "self", self.module
+        text = "self"
+        here: nn.Module | None = self.module
         for part in path.split("."):
             if part.isidentifier() and not keyword.iskeyword(part):
                 text += f".{part}"

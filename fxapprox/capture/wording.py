@@ -20,8 +20,9 @@ INFIX: dict[Any, str] = {
 }  # fmt: skip
 # Python's operators arrive as these methods.
 INFIX_METHODS = {
-    "add": operator.add, "sub": operator.sub, "mul": operator.mul, "div": operator.truediv, "pow": operator.pow,
-    "true_divide": operator.truediv, "matmul": operator.matmul, "eq": operator.eq, "ne": operator.ne,
+    "add": operator.add, "sub": operator.sub, "mul": operator.mul, "div": operator.truediv,
+    "pow": operator.pow, "true_divide": operator.truediv, "matmul": operator.matmul,
+    "eq": operator.eq, "ne": operator.ne,
     "lt": operator.lt, "le": operator.le, "gt": operator.gt, "ge": operator.ge,
 }  # fmt: skip
 # Methods that only look at a tensor in another way: the result goes by the operand's name.

@@ -304,7 +304,10 @@ class Sizes(Base):
 class Attention(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.a, self.b = nn.MultiheadAttention(8, 2, 0.1, batch_first=True), nn.TransformerEncoderLayer(8, 2, 16)
+        self.a, self.b = (
+            nn.MultiheadAttention(8, 2, 0.1, batch_first=True),
+            nn.TransformerEncoderLayer(8, 2, 16),
+        )
 
     def forward(self, x):
         x = x[:, None].expand(-1, 3, -1)

@@ -29,7 +29,11 @@ def step(model: nn.Module, inputs: Inputs, training: bool, seed: int) -> dict[st
     args, kwargs = copy.deepcopy((inputs.args, dict(inputs.kwargs or {})))
     torch.manual_seed(seed)
     outputs = [t for t in tensors(model(*args, **kwargs)) if isinstance(t, Tensor)]
-    loss = sum((t.float() * t.float().detach().cos()).sum() for t in outputs if t.requires_grad and not t.is_complex())
+    loss = sum(
+        (t.float() * t.float().detach().cos()).sum()
+        for t in outputs
+        if t.requires_grad and not t.is_complex()
+    )
     if isinstance(loss, Tensor):
         loss.backward()
     found: dict[str, Any] = {f"output {number}": t.detach() for number, t in enumerate(outputs)}
@@ -38,14 +42,21 @@ def step(model: nn.Module, inputs: Inputs, training: bool, seed: int) -> dict[st
     return found
 
 
-def assert_same(expected: dict[str, Any], actual: dict[str, Any], what: str = "", tolerance: float = 1e-5) -> None:
+def assert_same(
+    expected: dict[str, Any], actual: dict[str, Any], what: str = "", tolerance: float = 1e-5
+) -> None:
     assert expected.keys() == actual.keys()
     for name, value in expected.items():
         other = actual[name]
         assert (value is None) == (other is None), f"{what}: {name}: {value is None} {other is None}"
         if value is not None:
             torch.testing.assert_close(
-                other, value, rtol=tolerance, atol=tolerance, equal_nan=True, msg=lambda m, n=name: f"{what} {n}: {m}"
+                other,
+                value,
+                rtol=tolerance,
+                atol=tolerance,
+                equal_nan=True,
+                msg=lambda m, n=name: f"{what} {n}: {m}",
             )
 
 

@@ -68,16 +68,24 @@ def test_sites_have_their_facts(traced):
     ]  # fmt: skip
     scores, head, out = calls["blocks.1.matmul_1"], calls["addmm_1"], calls["blocks.0.out"]
     assert (scores.owner, scores.call, scores.kind) == ("blocks.1", 1, "matmul")
-    assert scores.flops == 2 * (2 * 2) * 6 * 6 * 4 and scores.sizes["forward"][:2] == (4, 4)
-    assert scores.weight is None and scores.needs_grad == (True, True)
-    assert head.weight == "head" and head.owner == "" and head.flops == 2 * 2 * 8 * 5
-    assert out.op == "Linear" and out.weight == "blocks.0.out.weight" and out.call is None
+    assert scores.flops == 2 * (2 * 2) * 6 * 6 * 4
+    assert scores.sizes["forward"][:2] == (4, 4)
+    assert scores.weight is None
+    assert scores.needs_grad == (True, True)
+    assert head.weight == "head"
+    assert head.owner == ""
+    assert head.flops == 2 * 2 * 8 * 5
+    assert out.op == "Linear"
+    assert out.weight == "blocks.0.out.weight"
+    assert out.call is None
     assert calls["stem"].needs_grad == (False, True)
     lines = Path(__file__).read_text().splitlines()
     for call, text in ((scores, "scores = q @ k"), (head, "torch.addmm"), (out, "self.out(y)")):
-        assert call.refusal is None and call.calls == 1
+        assert call.refusal is None
+        assert call.calls == 1
         file, number = call.source.rsplit(":", 1)
-        assert file.endswith("test_trace.py") and text in lines[int(number) - 1]
+        assert file.endswith("test_trace.py")
+        assert text in lines[int(number) - 1]
 
 
 def test_data_flows_from_operator_to_operator(traced):
@@ -94,9 +102,13 @@ def test_data_flows_from_operator_to_operator(traced):
         return end in seen
 
     assert set(after) | {t for targets in after.values() for t in targets} <= set(nodes)
-    assert reaches("stem", "addmm_1") and reaches("blocks.0.qkv", "blocks.0.matmul_2")
-    assert not reaches("blocks.1.qkv", "blocks.0.qkv") and not reaches("addmm_1", "stem")
-    assert nodes["norm"].op == "LayerNorm" and nodes["norm"].site is None and nodes["norm"].shape == (2, 6, 8)
+    assert reaches("stem", "addmm_1")
+    assert reaches("blocks.0.qkv", "blocks.0.matmul_2")
+    assert not reaches("blocks.1.qkv", "blocks.0.qkv")
+    assert not reaches("addmm_1", "stem")
+    assert nodes["norm"].op == "LayerNorm"
+    assert nodes["norm"].site is None
+    assert nodes["norm"].shape == (2, 6, 8)
     assert nodes["blocks.0.matmul_1"].site == "blocks.0.matmul_1"
 
 
@@ -104,8 +116,10 @@ def test_texts_are_the_users_own_forwards(traced):
     forward = traced[1].forwards["blocks.0"]
     definition = ast.parse(forward.source).body[0]
     assert ast.unparse(definition.args) == "self, x, mask=None, *, heads=2"
-    assert "q, k, v = " in forward.source and "* self.scale" in forward.source
-    assert ".softmax(-1)" in forward.source and "self.qkv(x)" in forward.source
+    assert "q, k, v = " in forward.source
+    assert "* self.scale" in forward.source
+    assert ".softmax(-1)" in forward.source
+    assert "self.qkv(x)" in forward.source
     assert [(call.name, call.site_ids) for call in forward.calls] == [
         ("matmul_1", ("blocks.0.matmul_1",)),
         ("matmul_2", ("blocks.0.matmul_2",)),
@@ -116,12 +130,14 @@ def test_texts_are_the_users_own_forwards(traced):
         assert call.function == "torch.Tensor.matmul"
     assert traced[1].forwards["blocks.1"].source == forward.source
     root = traced[1].forwards[""].source
-    assert "self.blocks[0](x)" in root and "self.head" in root
+    assert "self.blocks[0](x)" in root
+    assert "self.head" in root
 
 
 def test_replays_at_other_batch_sizes_and_lengths(traced):
     model, found = traced
-    assert found.rung == "trace" and not found.notes
+    assert found.rung == "trace"
+    assert not found.notes
     check_replay(model, found, images(), images(3, 6), images(1, 11))
 
 
@@ -130,7 +146,8 @@ def test_a_named_leaf_keeps_its_forward_and_its_layers_are_sites():
     for leaf in ("Block", "blocks.*"):
         found = trace(model, images(), leaf=[leaf])
         assert {note.module for note in found.notes if note.topic == "opaque"} >= {"blocks.0", "blocks.1"}
-        assert found.rung == "partial" and set(found.forwards) == {""}
+        assert found.rung == "partial"
+        assert set(found.forwards) == {""}
         calls = {call.id: call for call in found.calls}
         assert calls["blocks.0.qkv"].refusal is None
         assert "named as a leaf" in calls["blocks.0.matmul_1"].refusal
@@ -190,9 +207,11 @@ def test_a_branch_on_a_size_is_told_and_guarded():
     model, ids = BySize(), torch.randint(0, 10, (2, 6))
     found = trace(model, Inputs((ids,)))
     (note,) = found.notes
-    assert note.topic == "frozen" and note.message.startswith("sequence length 6")
+    assert note.topic == "frozen"
+    assert note.message.startswith("sequence length 6")
     guard = found.forwards[""].guard
-    assert odd_argument(guard, (ids,)) is None and odd_argument(guard, (ids[:1],)) is None
+    assert odd_argument(guard, (ids,)) is None
+    assert odd_argument(guard, (ids[:1],)) is None
     assert odd_argument(guard, (torch.randint(0, 10, (2, 8)),)) == "ids is a int64 tensor of shape (2, 8)"
 
 
@@ -201,7 +220,9 @@ def test_a_model_that_fails_is_told_with_its_line():
         def forward(self, x):
             return x.view(7, 7, 7)
 
-    with pytest.raises(CaptureError, match=r"Broken fails on the example inputs: RuntimeError: shape") as error:
+    with pytest.raises(
+        CaptureError, match=r"Broken fails on the example inputs: RuntimeError: shape"
+    ) as error:
         trace(Broken(), images())
     assert error.value.where.rsplit(":", 1)[0].endswith("test_trace.py")
     assert "inputs" in error.value.remedy
@@ -224,7 +245,8 @@ def test_hooks_find_the_layers_in_the_order_of_execution():
     assert [call.id for call in found.calls] == [
         "stem", "blocks.0.qkv", "blocks.0.out", "blocks.1.qkv", "blocks.1.out",
     ]  # fmt: skip
-    assert found.rung == "modules" and not found.forwards
+    assert found.rung == "modules"
+    assert not found.forwards
     assert [(edge.source, edge.target) for edge in found.edges][:2] == [
         ("stem", "blocks.0.qkv"),
         ("blocks.0.qkv", "blocks.0.out"),

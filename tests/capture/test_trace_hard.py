@@ -5,16 +5,15 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import hard_models
 import numpy as np
 import pytest
 import torch
+from replay import check_replay
 from torch import nn
 
 from fxapprox.capture._types import Inputs
 from fxapprox.capture.trace import trace
-
-import hard_models
-from replay import check_replay
 
 
 def inputs(batch: int = 4) -> Inputs:
@@ -27,7 +26,8 @@ def test_is_captured_and_replays(cls: type[nn.Module]) -> None:
     model = cls()
     traced = trace(model, inputs())
     assert not [note for note in traced.notes if note.topic == "opaque"]
-    assert traced.rung == "trace" and "" in traced.forwards
+    assert traced.rung == "trace"
+    assert "" in traced.forwards
     check_replay(model, traced, inputs(), inputs(3))
 
 
@@ -37,7 +37,9 @@ def test_is_opaque_with_the_reason_and_the_line(cls: type[nn.Module]) -> None:
     traced = trace(model, inputs())
     (note,) = [note for note in traced.notes if note.topic == "opaque"]
     assert hard_models.OPAQUE[cls] in note.message
-    assert note.module == "" and "" not in traced.forwards and traced.rung == "partial"
+    assert note.module == ""
+    assert "" not in traced.forwards
+    assert traced.rung == "partial"
     assert note.source is not None
     file, line = note.source.rsplit(":", 1)
     assert file.endswith("hard_models.py")
@@ -62,8 +64,10 @@ def test_leaves_the_model_and_the_generators_alone(cls: type[nn.Module]) -> None
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
     assert flags == {name: module.training for name, module in model.named_modules()}
     assert plain == {name: value for name, value in model.__dict__.items() if not name.startswith("_")}
-    assert torch.equal(generators[0], torch.get_rng_state()) and generators[1] == random.getstate()
+    assert torch.equal(generators[0], torch.get_rng_state())
+    assert generators[1] == random.getstate()
     assert generators[2] == np.random.get_state()[1].tolist()
-    assert torch.equal(given.args[0], before) and given.args[0].grad is None
+    assert torch.equal(given.args[0], before)
+    assert given.args[0].grad is None
     assert all(parameter.grad is None for parameter in model.parameters())
     assert hard_models.COUNT == hard_models.ClassCounter.total == 0

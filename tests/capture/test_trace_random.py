@@ -1,4 +1,4 @@
-"""Random programs of everything that forwards are made of: the capture runs like the model, at other sizes too."""
+"""Random programs of all that forwards are made of: the capture runs like the model, at other sizes too."""
 
 from __future__ import annotations
 
@@ -69,7 +69,9 @@ def statistics(self: Program, xs: list[Tensor]) -> Tensor:
 
 def weights(self: Program, xs: list[Tensor]) -> Tensor:
     w = self.weight - self.weight.mean(1, keepdim=True)
-    return F.linear(xs[-1], w, self.gain) + torch.addmm(self.gain, xs[0].reshape(-1, D), self.weight).view_as(xs[0])
+    return F.linear(xs[-1], w, self.gain) + torch.addmm(self.gain, xs[0].reshape(-1, D), self.weight).view_as(
+        xs[0]
+    )
 
 
 def convolved(self: Program, xs: list[Tensor]) -> Tensor:
