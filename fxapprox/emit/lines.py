@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -69,6 +70,7 @@ def used_before(line: Line, after: set[str]) -> set[str]:
     return (after - stores) | reads
 
 
+@functools.lru_cache(maxsize=4096)
 def names(line: str) -> tuple[set[str], set[str]]:
     """Names that a statement reads, and those that it binds."""
     try:
@@ -80,6 +82,7 @@ def names(line: str) -> tuple[set[str], set[str]]:
     return reads, {node.id for node in names if not isinstance(node.ctx, ast.Load)} - reads
 
 
+@functools.lru_cache(maxsize=4096)
 def statement(line: str) -> ast.stmt | None:
     """The tree of a line that is one statement by itself."""
     if "\n" in line:

@@ -78,6 +78,8 @@ def _round(lines: Sequence[Line]) -> Round | None:
     shape, names, events = [], list[str](), list[tuple[int, bool]]()
     lists: dict[str, None] = {}
     indices: set[str] = set()
+    if not any(isinstance(line, str) and _INDEXED.search(line) for line in lines):
+        return None
     for line in lines:
         if not isinstance(line, str) or line.startswith("return") or not line.isascii():
             return None

@@ -49,6 +49,8 @@ class Reader:
         self._seen: dict[int, str] = {}
         self._opaque = {note.module: note.message for note in record.notes if note.topic == "opaque"}
         self._redirected = redirected(record)
+        owners = (path.split(".") for path, calls in self._redirected.items() if calls)
+        self._holds_sites = {".".join(parts[:count]) for parts in owners for count in range(len(parts) + 1)}
         self._read: dict[int, set[str]] = defaultdict(set)  # plain attributes that captured forwards read
         for path, forward in record.forwards.items():
             for owner, name in attributes(forward, model.get_submodule(path)):
@@ -127,10 +129,7 @@ class Reader:
 
     def needs_own_class(self, module: nn.Module, path: str) -> bool:
         """Whether a function call in `module` or below it is a site."""
-        prefix = f"{path}." if path else ""
-        return any(
-            owner == path or owner.startswith(prefix) for owner, calls in self._redirected.items() if calls
-        )
+        return path in self._holds_sites
 
     def has_seen(self, module: nn.Module, path: str) -> None:
         for name, below in module.named_modules(prefix=path):

@@ -5,7 +5,7 @@ The files outlive this version of fxapprox, so what stands here keeps its meanin
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,7 +45,7 @@ def apply_plan(model: M, plan: Mapping[str, Mapping[str, Any]]) -> M:
     function call's the path of its FunctionCall; a call of several products has `<path>.<part>`. A `*`
     stands for any number: "layers.*.up" is that layer of every block.
     Raises RequestError for an id that the model does not have."""
-    paths = [path for path, _ in model.named_modules()]
+    paths = dict(model.named_modules())
     calls: dict[str, dict[str, Mapping[str, Any]]] = {}
     for pattern, keys in plan.items():
         whole = matching(pattern, paths)
@@ -69,10 +69,10 @@ def apply_plan(model: M, plan: Mapping[str, Mapping[str, Any]]) -> M:
     return model
 
 
-def matching(pattern: str, ids: Iterable[str]) -> list[str]:
+def matching(pattern: str, ids: Collection[str]) -> list[str]:
     """The ids that `pattern` stands for; each `*` is one whole number."""
     if "*" not in pattern:
-        return [each for each in ids if each == pattern]
+        return [pattern] if pattern in ids else []
     wanted = re.compile(r"\d+".join(map(re.escape, pattern.split("*"))))
     return [each for each in ids if wanted.fullmatch(each)]
 

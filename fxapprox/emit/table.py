@@ -58,7 +58,7 @@ def _grouped(
     found: list[tuple[str, list[Decision]]] = []
     for (pattern, _), decisions in groups.items():
         sites = {decision.site.id for decision in decisions}
-        if len(sites) >= FEWEST and set(matching(pattern, known)) == sites:
+        if len(sites) >= FEWEST and "*" in pattern and set(matching(pattern, known)) == sites:
             found.append((pattern, decisions))
         else:
             found.extend((decision.site.id, [decision]) for decision in decisions)

@@ -7,6 +7,7 @@ What is computed, and in which order, stays the same.
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import re
 import textwrap
@@ -21,6 +22,7 @@ from .lines import Block, Line, read, statement, written
 from .loops import LISTS, held, rolled
 from .nesting import folded
 
+_INDEX = re.compile(r"\[\d+\]")
 _BY_NAME = re.compile(r"\bgetattr\(self((?:\.\w+|\[\d+\])*\.\w+), ['\"](\d+)['\"]\)")
 
 
@@ -31,6 +33,17 @@ def tidied(source: str, module: nn.Module, imports: Mapping[str, tuple[str, str]
         return f"self{match[1]}[{match[2]}]" if isinstance(held(module, match[1]), LISTS) else match[0]
 
     source = _BY_NAME.sub(indexed, textwrap.dedent(source).strip("\n"))
+    if _INDEX.search(source):
+        return _tidied(source, module, imports)
+    return _alike(source, tuple(imports.items()))  # repeated blocks: once
+
+
+@functools.lru_cache(maxsize=256)
+def _alike(source: str, imports: tuple[tuple[str, tuple[str, str]], ...]) -> str:
+    return _tidied(source, nn.Module(), dict(imports))
+
+
+def _tidied(source: str, module: nn.Module, imports: Mapping[str, tuple[str, str]]) -> str:
     try:
         tree = ast.parse(source)
     except SyntaxError:
