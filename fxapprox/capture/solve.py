@@ -13,13 +13,12 @@ import torch
 from torch import fx
 
 from .facts import TensorFacts, facts_of
+from .fits import Dimension, Fit, affine, equal, multiple, padding, quotient, rounded, shifted
 from .frames import Frame
 from .nests import Path
 
 # How many earlier results are searched for a size; a constant of a long forward is rarely older.
 REACH = 400
-# Windows and strides that are tried.
-MOST_WINDOW = 129
 
 LIMITS = ("min", "max", "eps", "tiny")
 
@@ -43,17 +42,6 @@ class Sample:
     def __post_init__(self) -> None:
         self.nodes = list(self.frame.graph.nodes)
         self.index = {node: position for position, node in enumerate(self.nodes)}
-
-
-@dataclass(frozen=True)
-class Dimension:
-    """A number that varies over the samples: a dimension of a tensor, or an integer argument.
-
-    `text` is what gives it at run time, over the node at `position`: `{0}.size(1)`."""
-
-    position: int
-    text: str
-    sizes: tuple[int, ...]
 
 
 def same(values: Sequence[Any]) -> bool:
@@ -140,20 +128,20 @@ class Solver:
 
     def _integer(self, values: Sequence[int], position: int) -> Expression | None:
         near = [*self._operands(position), *self._inputs()]
-        for fit in (_equal, _multiple, _shifted):
+        for fit in (equal, multiple, shifted):
             if (found := self._first(near, values, fit)) is not None:
                 return found
         far = list(self._before(position))
         return (
-            self._first(far, values, _equal)
-            or self._first(near, values, _quotient)
+            self._first(far, values, equal)
+            or self._first(near, values, quotient)
             or self._product(near, values, position)
-            or self._first(far, values, _multiple)
-            or self._first(far, values, _shifted)
-            or self._first(far, values, _quotient)
-            or self._first(near, values, _rounded)
-            or self._first([*near, *far], values, _padding)
-            or self._first(near, values, _affine)
+            or self._first(far, values, multiple)
+            or self._first(far, values, shifted)
+            or self._first(far, values, quotient)
+            or self._first(near, values, rounded)
+            or self._first([*near, *far], values, padding)
+            or self._first(near, values, affine)
         )
 
     def _first(self, dimensions: list[Dimension], values: Sequence[int], fit: Fit) -> Expression | None:
@@ -258,73 +246,6 @@ class Solver:
     def _before(self, position: int) -> Iterator[Dimension]:
         for number in range(position - 1, max(position - REACH, -1), -1):
             yield from self._dimensions(number)
-
-
-Fit = Callable[[Dimension, Sequence[int]], "str | None"]
-
-
-def _equal(dimension: Dimension, values: Sequence[int]) -> str | None:
-    return "{d}" if dimension.sizes == tuple(values) else None
-
-
-def _multiple(dimension: Dimension, values: Sequence[int]) -> str | None:
-    sizes = dimension.sizes
-    if not sizes[0] or values[0] % sizes[0] or values[0] == 0:
-        return None
-    factor = values[0] // sizes[0]
-    fits = all(value == factor * size for value, size in zip(values, sizes, strict=True))
-    return f"{factor} * {{d}}" if fits else None
-
-
-def _shifted(dimension: Dimension, values: Sequence[int]) -> str | None:
-    shifts = {value - size for value, size in zip(values, dimension.sizes, strict=True)}
-    if len(shifts) != 1:
-        return None
-    shift = shifts.pop()
-    return f"{{d}} {'+' if shift > 0 else '-'} {abs(shift)}"
-
-
-def _quotient(dimension: Dimension, values: Sequence[int]) -> str | None:
-    if not values[0] or dimension.sizes[0] % values[0]:
-        return None
-    divisor = dimension.sizes[0] // values[0]
-    fits = divisor > 1 and all(
-        s % divisor == 0 and s // divisor == v for s, v in zip(dimension.sizes, values, strict=True)
-    )
-    return f"{{d}} // {divisor}" if fits else None
-
-
-def _rounded(dimension: Dimension, values: Sequence[int]) -> str | None:
-    """A quotient rounded down, or up."""
-    pairs = list(zip(dimension.sizes, values, strict=True))
-    for divisor in range(2, MOST_WINDOW):
-        if all(size // divisor == value for size, value in pairs):
-            return f"{{d}} // {divisor}"
-        if all(-(-size // divisor) == value for size, value in pairs):
-            return f"({{d}} + {divisor - 1}) // {divisor}"
-    return None
-
-
-def _padding(dimension: Dimension, values: Sequence[int]) -> str | None:
-    """What is missing to the next multiple of a window: `-size % window`."""
-    if len(set(dimension.sizes)) < 2 or max(values) == 0:
-        return None
-    for window in range(max(values) + 1, MOST_WINDOW):
-        if all(-size % window == value for size, value in zip(dimension.sizes, values, strict=True)):
-            return f"-{{d}} % {window}"
-    return None
-
-
-def _affine(dimension: Dimension, values: Sequence[int]) -> str | None:
-    pairs = sorted(set(zip(dimension.sizes, values, strict=True)))
-    (size, value), (other_size, other_value) = pairs[0], pairs[-1]
-    if other_size == size or (other_value - value) % (other_size - size):
-        return None
-    slope = (other_value - value) // (other_size - size)
-    shift = value - slope * size
-    if slope == 0 or any(v != slope * s + shift for s, v in pairs):
-        return None
-    return f"{slope} * {{d}} {'+' if shift > 0 else '-'} {abs(shift)}"
 
 
 def _steps(path: Path) -> str:
