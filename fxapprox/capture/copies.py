@@ -98,6 +98,10 @@ def copied_model(model: nn.Module, convert: Convert) -> nn.Module:
             memo[id(tensor)] = converted = convert(tensor)
             for name, value in tensor.__dict__.items():  # users mark parameters (`p.no_weight_decay`)
                 converted.__dict__.setdefault(name, value)
+    for module in model.modules():
+        for value in module.__dict__.values():
+            if isinstance(value, torch.Generator):  # its state is a tensor that must stay real
+                memo[id(value)] = value.clone_state()
     try:
         replica: nn.Module = copied(model, convert, memo)
     except Exception:

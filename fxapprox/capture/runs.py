@@ -63,19 +63,16 @@ class Workshop:
 
         The user's model, the inputs and the global random states stay as they are."""
         with kept_random_state():
-            convert = clone if self._mode is None else fake_by(self._mode)
-            convert = in_another_precision(convert) if self.precise else convert
-            if self._replica is None or self.real:
-                self._replica = copied_model(self.model, convert)
-                self._tree = Tree(self._replica)
-                if self.warm is not None:
-                    self._run_once(self.warm, convert)
-            assert self._tree is not None
-            args, kwargs = copied((inputs.args, dict(inputs.kwargs or {})), convert)
-            self._replica.train(training)
+            try:
+                replica, tree, (args, kwargs) = self._copies(inputs)
+            except CaptureError:
+                raise
+            except Exception as error:  # what cannot be faked (sparse tensors) runs on real ones
+                return Run(training, {}, {}, set(), None, error=error)
+            replica.train(training)
             seed_all(0)
-            observer = Observer(self._tree) if observe else None
-            recorder = Recorder(self._tree, treatment, observer)
+            observer = Observer(tree) if observe else None
+            recorder = Recorder(tree, treatment, observer)
             recorder.originals = self._originals
             if self.real:
                 recorder.existing = {id(one) for one in gc.get_objects() if issubclass(type(one), Tensor)}
@@ -84,7 +81,7 @@ class Workshop:
             started = time.perf_counter()
             with kept_globals(self.model, changed), _tracing(recorder, self._mode):
                 try:
-                    _outermost(recorder, self._replica, args, kwargs)
+                    _outermost(recorder, replica, args, kwargs)
                 except Exception as error:
                     found.error, found.error_line = error, raised_at(error)
         found.seconds = time.perf_counter() - started
@@ -96,6 +93,16 @@ class Workshop:
         for frame in recorder.frames:
             found.frames.setdefault(frame.path, []).append(frame)
         return found
+
+    def _copies(self, inputs: Inputs) -> tuple[nn.Module, Tree, tuple[Any, Any]]:
+        convert = clone if self._mode is None else fake_by(self._mode)
+        convert = in_another_precision(convert) if self.precise else convert
+        if self._replica is None or self._tree is None or self.real:
+            self._replica = copied_model(self.model, convert)
+            self._tree = Tree(self._replica)
+            if self.warm is not None:
+                self._run_once(self.warm, convert)
+        return self._replica, self._tree, copied((inputs.args, dict(inputs.kwargs or {})), convert)
 
     def _run_once(self, inputs: Inputs, convert: Convert) -> None:
         assert self._replica is not None
