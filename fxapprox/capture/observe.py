@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -35,6 +34,7 @@ class Observer:
     operators: dict[str, Operator] = field(default_factory=dict)
     edges: dict[tuple[str, str], Edge] = field(default_factory=dict)
     met: dict[str, _Met] = field(default_factory=dict)
+    _computed: dict[int, str] = field(default_factory=dict)  # id → the parameter it is computed from
     _made_by: dict[int, str] = field(default_factory=dict)
     _kept: list[Tensor] = field(default_factory=list)
     _counts: dict[str, int] = field(default_factory=dict)
@@ -45,6 +45,7 @@ class Observer:
         """Note that an operation ran: a node of its own, or the node of a site that runs again."""
         owner = frame.path if frame is not None else ""
         id_ = site if site is not None else self._fresh(owner, name)
+        self._follow_parameters([*tensors(args), *tensors(kwargs)], result)
         self.add(id_, name, owner, args, kwargs, result, site)
         return id_
 
@@ -74,10 +75,26 @@ class Observer:
                 self._kept.append(made._base)
         self.operators.setdefault(id_, Operator(id_, op, owner, site, shape))
 
+    def _follow_parameters(self, operands: list[Tensor], result: Any) -> None:
+        """What is computed from parameters alone (a standardised weight) goes by the name of the one that
+        has as many elements."""
+        if not operands or not all(id(o) in self._computed or self.tree.owns(o) for o in operands):
+            return
+        for made in tensors(result):
+            names = [self._parameter(operand) for operand in operands if operand.numel() == made.numel()]
+            if name := next(filter(None, names), None):
+                self._computed[id(made)] = name
+
+    def _parameter(self, tensor: Tensor) -> str | None:
+        return self.tree.parameters.get(id(tensor)) or self._computed.get(id(tensor))
+
     def same(self, original: Tensor, alias: Tensor) -> None:
         """`alias` is handed on in place of `original`."""
         if (source := self._made_by.get(id(original))) is not None:
             self._made_by[id(alias)] = source
+            self._kept.append(alias)
+        if (name := self._parameter(original)) is not None:
+            self._computed[id(alias)] = name
             self._kept.append(alias)
 
     def _fresh(self, owner: str, name: str) -> str:
@@ -149,8 +166,8 @@ class Observer:
     def _weight_name(self, right: Tensor | None, module: nn.Module | None) -> str | None:
         if right is not None:
             for tensor in (right, right._base):
-                if tensor is not None and id(tensor) in self.tree.parameters:
-                    return self.tree.parameters[id(tensor)]
+                if tensor is not None and (name := self._parameter(tensor)) is not None:
+                    return name
         if module is not None and (path := self.tree.path(module)) is not None:
             return f"{path}.weight" if path else "weight"  # computed by a parametrization
         return None
@@ -163,14 +180,8 @@ class Observer:
             if met.frame is not None and refusal is None and met.frame.path in opaque:
                 owner = met.frame.path or "the model"
                 refusal = f"the forward of {owner} stays as written: {opaque[met.frame.path]}"
-            found.append(_with(met.first, flops=met.flops // met.calls, calls=met.calls, refusal=refusal))
+            found.append(replace(met.first, flops=met.flops // met.calls, calls=met.calls, refusal=refusal))
         return tuple(found)
-
-
-def _with(call: SiteCall, **changes: Any) -> SiteCall:
-    from dataclasses import replace
-
-    return replace(call, **changes)
 
 
 def type_name(module: nn.Module) -> str:
@@ -198,7 +209,12 @@ def _products(kind: Kind, call: Call, result: Any) -> list[tuple[str, Operation 
         found.append((part, operation, tuple(made.shape)))
         return made if operation.finish is None else operation.finish(made)
 
-    kind.run(call, product)
+    try:
+        kind.run(call, product)
+    except Exception as error:  # a form that the kind does not know must not pass for a fault of the model
+        shape = () if whole is None else tuple(whole.shape)
+        reason = f"the kind {kind.name} cannot read the call: {type(error).__name__}: {error}"
+        return [("", Refusal(reason.split("\n")[0], 0), shape)]
     return found
 
 
@@ -209,6 +225,3 @@ def _as_autocast(operation: Operation) -> tuple[Tensor, Tensor, Tensor | None]:
         return left, right, bias
     dtype = torch.promote_types(left.dtype, right.dtype)
     return left.to(dtype), right.to(dtype), None if bias is None else bias.to(dtype)
-
-
-Recogniser = Callable[..., "Kind | None"]

@@ -179,6 +179,16 @@ def test_shared_layers_count_their_calls():
     check_replay(model, found, Inputs((torch.randn(5, 4),)))
 
 
+def test_a_computed_weight_goes_by_its_parameter():
+    class Standardised(nn.Conv2d):
+        def forward(self, x):
+            weight = F.batch_norm(self.weight.view(1, 6, -1), None, None, training=True).reshape_as(self.weight)
+            return F.conv2d(x, weight.to(x.dtype), self.bias)
+
+    (call,) = trace(Standardised(3, 6, 3), Inputs((torch.randn(2, 3, 8, 8),))).calls
+    assert (call.id, call.kind, call.weight, call.owner) == ("conv2d_1", "conv2d", "weight", "")
+
+
 def test_nothing_is_computed_for_large_models():
     class Large(nn.Module):
         def __init__(self):
