@@ -182,8 +182,8 @@ def test_shared_layers_count_their_calls():
 def test_a_computed_weight_goes_by_its_parameter():
     class Standardised(nn.Conv2d):
         def forward(self, x):
-            weight = F.batch_norm(self.weight.view(1, 6, -1), None, None, training=True).reshape_as(self.weight)
-            return F.conv2d(x, weight.to(x.dtype), self.bias)
+            flat = F.batch_norm(self.weight.view(1, 6, -1), None, None, training=True)
+            return F.conv2d(x, flat.reshape_as(self.weight).to(x.dtype), self.bias)
 
     (call,) = trace(Standardised(3, 6, 3), Inputs((torch.randn(2, 3, 8, 8),))).calls
     assert (call.id, call.kind, call.weight, call.owner) == ("conv2d_1", "conv2d", "weight", "")
