@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 import fxapprox
@@ -90,6 +91,25 @@ def test_sites_of_equal_blocks_share_a_line_of_the_plan(tmp_path: Path) -> None:
     text = emitted(Two(), (torch.randn(5, 8),), tmp_path)
     assert '"blocks.*.matmul_1": TOPK_50,  # keeps 4 of 8 in features, 3 times' in text
     assert '"blocks.*.matmul_2": TOPK_50,  # keeps 50% of in features, 3 times' in text
+
+
+def test_a_line_of_the_plan_stands_for_no_other_site(tmp_path: Path) -> None:
+    rules = [fxapprox.Rule(path="blocks.0.*", policy="exact"), fxapprox.Rule(policy="topk", keep=0.5)]
+    fast = fxapprox.rewrite(Two(), (torch.randn(5, 8),), rules=rules)
+    text = fxapprox.emit(fast, tmp_path / "net.py")[0].read_text()
+    assert re.findall(r'^    "(blocks.*?)":', text, re.M) == [
+        f"blocks.{block}.matmul_{call}" for block in (1, 2) for call in (1, 2)
+    ]
+
+
+def test_tied_weights_are_saved_once(tmp_path: Path) -> None:
+    model, args, kwargs = zoo.language()
+    fast = fxapprox.rewrite(model, args, kwargs, policy="topk")
+    _, weights = fxapprox.emit(fast, tmp_path / "net.py")
+    saved = load_file(weights)
+    assert "embed.weight" in saved
+    assert "head.weight" not in saved
+    assert sum(name.startswith("constant:") for name in saved) == 3  # a scale in every attention
 
 
 @pytest.mark.parametrize("scope", ["backward", "straight-through"])

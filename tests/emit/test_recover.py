@@ -59,6 +59,8 @@ def test_a_layer_that_was_tampered_with_is_not_recovered() -> None:
     layer.weight = nn.Parameter(torch.zeros(4, 2))
     assert constructor(layer, nn.Linear, Imports()) is None
     attention = nn.MultiheadAttention(8, 2)
+    attention.out_proj.weight = nn.Parameter(torch.zeros(8, 4))
+    assert constructor(attention, nn.MultiheadAttention, Imports()) is None
     attention.out_proj = nn.Sequential(nn.Linear(8, 8))  # type: ignore[assignment]
     assert constructor(attention, nn.MultiheadAttention, Imports()) is None
 

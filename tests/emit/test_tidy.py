@@ -123,6 +123,11 @@ def test_rounds_may_differ_in_names(outputs: list[str]) -> None:
         ["a = self.layers[0](x, w)", "b = self.layers[1](x, a)", "c = self.layers[2](a, b)", "return c"],
         ["a = self.layers[0](x, w)", "b = self.layers[1](a, x)", "c = self.layers[2](b, a)", "return c"],
         ["a = self.layers[0](x, w)", "w = self.layers[1](a, w)", "x = self.layers[2](w, x)", "return x"],
+        ["a = self.layers[0](x, w)", "b = self.layers[1](a, w)", "w = self.layers[2](b, w)", "return w"],
+        [
+            *("b = self.layers[0](w, w)", "a = x - b", "b = self.layers[1](w, w)", "a = a - b"),
+            *("b = self.layers[2](w, w)", "b = a - b", "return b"),
+        ],
     ],
 )
 def test_what_is_no_loop_stays_none(body: list[str]) -> None:
