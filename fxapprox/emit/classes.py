@@ -73,11 +73,8 @@ class Classes:
             return
         name = self._named(group[0])
         self.found.append(Class(name, group[0], tuple(blueprint.path for blueprint in group), found))
-        for blueprint, values in zip(group, found.arguments, strict=True):
-            arguments = (
-                Argument(parameter.name, Plain(value), parameter.default)
-                for parameter, value in zip(found.parameters, values, strict=True)
-            )
+        for place, blueprint in enumerate(group):
+            arguments = [Argument(p.name, Plain(p.values[place]), p.default) for p in found.parameters]
             self._calls[blueprint] = Build(name, tuple(arguments))
 
     def _named(self, blueprint: Blueprint) -> str:

@@ -16,10 +16,9 @@ from torch import nn
 from ..capture._types import Forward, FunctionCall
 from ..errors import EmitError
 from .imports import Imports
+from .operators import Edit, Span, as_written
 from .wrap import quoted
 
-Span = tuple[int, int, int]
-"""Line (from 0), first and last column, in characters."""
 MARK = "\x00"
 """Stands for a number in a template."""
 
@@ -47,7 +46,8 @@ def methods(forward: Forward, redirected: Iterable[str], imports: Imports) -> Me
     source, targets = _source(forward), set(redirected)
     names = {call.target: f"self.{call.name}" for call in forward.calls if call.target in targets}
     tree = _parsed(source, forward)
-    edits, done = _as_operators(tree, source, forward, targets)
+    kept = {call.target: forward.imports[call.target] for call in forward.calls if call.target not in targets}
+    edits, done = as_written(tree, source, kept)
     for node in ast.walk(tree):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node not in done:
             if node.id in names:
@@ -56,54 +56,6 @@ def methods(forward: Forward, redirected: Iterable[str], imports: Imports) -> Me
                 edits.append((_place(node, source), _spelled(node.id, forward, imports)))
     marked, numbers = _cut(source, edits)
     return Methods(marked, numbers, tuple(call for call in forward.calls if call.target in targets))
-
-
-def _as_operators(
-    tree: ast.Module, source: str, forward: Forward, redirected: set[str]
-) -> tuple[list[tuple[Span, str]], set[ast.AST]]:
-    """Edits that turn calls which stay as they were written into `a @ b` and `a.matmul(b)`; and the names
-    of the functions in them."""
-    edits: list[tuple[Span, str]] = []
-    done: set[ast.AST] = set()
-    if not source.isascii():
-        return edits, done  # columns count bytes
-    alone = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Assign | ast.Return)}
-    alone |= {id(argument) for node in ast.walk(tree) if isinstance(node, ast.Call) for argument in node.args}
-    for node in ast.walk(tree):
-        if (
-            not isinstance(node, ast.Call)
-            or not isinstance(node.func, ast.Name)
-            or node.lineno != node.end_lineno
-        ):
-            continue
-        name = node.func.id
-        known = name in {call.target for call in forward.calls} - redirected
-        if not known or not all(
-            isinstance(a, ast.Name | ast.Attribute | ast.Call | ast.Subscript) for a in node.args[:2]
-        ):
-            continue
-        line, end = node.lineno - 1, node.end_col_offset or 0
-        if (
-            forward.imports[name] in (("operator", "matmul"), ("torch", "Tensor.__matmul__"))
-            and len(node.args) == 2
-        ):
-            first, second = node.args
-            brackets = ("", "") if id(node) in alone else ("(", ")")
-            edits.append(((line, node.col_offset, first.col_offset), brackets[0]))
-            edits.append(((line, first.end_col_offset or 0, second.col_offset), " @ "))
-            edits.append(((line, second.end_col_offset or 0, end), brackets[1]))
-        elif forward.imports[name][1].startswith("Tensor.") and node.args:
-            receiver, rest = node.args[0], [*node.args[1:2], *(k.value for k in node.keywords[:1])]
-            method = forward.imports[name][1].removeprefix("Tensor.")
-            until = rest[0].col_offset if rest and node.args[1:] else end - 1
-            if node.keywords and not node.args[1:]:
-                continue
-            edits.append(((line, node.col_offset, receiver.col_offset), ""))
-            edits.append(((line, receiver.end_col_offset or 0, until), f".{method}("))
-        else:
-            continue
-        done.add(node.func)
-    return edits, done
 
 
 def local_names(forward: Forward) -> set[str]:
@@ -170,7 +122,7 @@ def _place(node: ast.Name, source: str) -> Span:
     return node.lineno - 1, start, start + len(node.id)
 
 
-def _cut(source: str, edits: list[tuple[Span, str]]) -> tuple[str, tuple[str, ...]]:
+def _cut(source: str, edits: list[Edit]) -> tuple[str, tuple[str, ...]]:
     """`source` with its numbers replaced by marks and the edits made; and the numbers, in order."""
     numbers = []
     for token in tokenize.generate_tokens(io.StringIO(source).readline):

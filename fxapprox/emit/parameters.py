@@ -28,21 +28,22 @@ FORWARD = "forward"
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter of a class's constructor. `kept` says that the methods read it as an attribute, too."""
+    """A parameter of a class's constructor, and its argument in every instance. `kept` says that the
+    methods read it as an attribute, too."""
 
     name: str
     default: str | None
     annotation: str
-    kept: bool
+    values: tuple[str, ...]
+    kept: bool = False
 
 
 @dataclass(frozen=True)
 class Signature:
-    """The parameters of a class, what each hole is filled with, and each instance's arguments."""
+    """The parameters of a class, and what each hole is filled with."""
 
     parameters: tuple[Parameter, ...]
     fillings: tuple[str, ...]
-    arguments: tuple[tuple[str, ...], ...]  # [instance][parameter]
     unnamed: tuple[int, ...]  # holes in methods that vary and for which nothing lends a name
 
 
@@ -53,55 +54,44 @@ def signature(
     which a number that the methods read must not hide.
 
     Columns that vary together are one parameter; one that is a whole multiple of another is written so."""
-    columns = [tuple(hole.text for hole in column) for column in zip(*instances, strict=True)]
     first = instances[0]
-    families: dict[tuple[tuple[str, ...], str], list[int]] = {}
-    for position, column in enumerate(columns):
-        if len(set(column)) > 1:
-            families.setdefault((column, _family(first[position])), []).append(position)
     fillings = [hole.text for hole in first]
     parameters: list[Parameter] = []
-    values: list[tuple[str, ...]] = []
     unnamed: list[int] = []
-    for (column, family), positions in _with_methods_last(families):
-        usable = [p.name for p in parameters if family != FORWARD or p.name not in members]
-        related = _related(column, family, parameters, values, usable)
+    for column, family, positions in _families(instances):
+        usable = [p for p in parameters if family != FORWARD or p.name not in members]
+        related = _related(column, family, usable)
         if related is None:
-            fact = _fact(column, facts, first[positions[0]].name)
+            found = [first[position] for position in positions]
+            fact = _fact(column, facts, found[0].name)
             taken = {
                 "self",
                 "training",
                 *(p.name for p in parameters),
                 *(members if family == FORWARD else ()),
             }
-            name = _name([first[p] for p in positions], fact, taken)
-            if family == FORWARD and fact is None:
-                unnamed.append(positions[0])
-            parameters.append(
-                Parameter(name, _default([first[p] for p in positions], column), _type(column), False)
-            )
-            values.append(column)
-            related = name
+            related = _name(found, fact, taken)
+            parameters.append(Parameter(related, _default(found, column), _type(column), column))
+            unnamed += positions[:1] if family == FORWARD and fact is None else []
+        if family == FORWARD:
+            words = set(re.findall(r"\w+", related))
+            parameters = [replace(p, kept=p.kept or p.name in words) for p in parameters]
+            related = _of_self(related)
         for position in positions:
-            if first[position].member == FORWARD:
-                words = set(re.findall(r"\w+", related))
-                parameters = [replace(p, kept=p.kept or p.name in words) for p in parameters]
-                fillings[position] = _of_self(related)
-            else:
-                fillings[position] = related
-    order = sorted(range(len(parameters)), key=lambda i: parameters[i].default is not None)
-    return Signature(
-        tuple(parameters[i] for i in order),
-        tuple(fillings),
-        tuple(tuple(values[i][row] for i in order) for row in range(len(instances))),
-        tuple(unnamed),
-    )
+            fillings[position] = related
+    parameters.sort(key=lambda parameter: parameter.default is not None)
+    return Signature(tuple(parameters), tuple(fillings), tuple(unnamed))
 
 
-def _with_methods_last(
-    families: dict[tuple[tuple[str, ...], str], list[int]],
-) -> list[tuple[tuple[tuple[str, ...], str], list[int]]]:
-    return sorted(families.items(), key=lambda item: item[0][1] == FORWARD)
+def _families(instances: Sequence[Sequence[Hole]]) -> list[tuple[tuple[str, ...], str, list[int]]]:
+    """(texts by instance, family, positions) of holes that vary together; those in methods last."""
+    found: dict[tuple[tuple[str, ...], str], list[int]] = {}
+    for position, holes in enumerate(zip(*instances, strict=True)):
+        column = tuple(hole.text for hole in holes)
+        if len(set(column)) > 1:
+            found.setdefault((column, _family(holes[0])), []).append(position)
+    rows = [(column, family, positions) for (column, family), positions in found.items()]
+    return sorted(rows, key=lambda row: row[1] == FORWARD)
 
 
 def _family(hole: Hole) -> str:
@@ -111,27 +101,22 @@ def _family(hole: Hole) -> str:
     return "size" if hole.name in SIZES else hole.name
 
 
-def _related(
-    column: tuple[str, ...],
-    family: str,
-    parameters: list[Parameter],
-    values: list[tuple[str, ...]],
-    usable: Sequence[str],
-) -> str | None:
+def _related(column: tuple[str, ...], family: str, parameters: Sequence[Parameter]) -> str | None:
     """The column in terms of an earlier parameter, where sizes or numbers in methods allow it."""
     if family not in ("size", FORWARD):
         return None
-    candidates = [(p, v) for p, v in zip(parameters, values, strict=True) if p.name in usable]
-    for parameter, value in candidates:
-        if value == column:
+    for parameter in parameters:
+        if parameter.values == column:
             return parameter.name
-    for parameter, value in candidates:
-        if all(text.isdigit() and text != "0" for text in (*column, *value)):
-            pairs = [(int(a), int(b)) for a, b in zip(column, value, strict=True)]
-            if all(a == b * (pairs[0][0] // pairs[0][1]) for a, b in pairs):
-                return f"{pairs[0][0] // pairs[0][1]} * {parameter.name}"
-            if all(b == a * (pairs[0][1] // pairs[0][0]) for a, b in pairs):
-                return f"{parameter.name} // {pairs[0][1] // pairs[0][0]}"
+    for parameter in parameters:
+        if not all(text.isdigit() and text != "0" for text in (*column, *parameter.values)):
+            continue
+        pairs = [(int(own), int(other)) for own, other in zip(column, parameter.values, strict=True)]
+        up, down = pairs[0][0] // pairs[0][1], pairs[0][1] // pairs[0][0]
+        if all(own == other * up for own, other in pairs):
+            return f"{up} * {parameter.name}"
+        if all(other == own * down for own, other in pairs):
+            return f"{parameter.name} // {down}"
     return None
 
 
