@@ -11,7 +11,8 @@ BIN := .venv/bin
 
 .PHONY: demo test lint clean
 demo: .venv/ready
-	$(BIN)/fxapprox rewrite examples/resnet.py --policy topk --output build/resnet_topk.py --force
+	mkdir -p build
+	$(BIN)/fxapprox rewrite examples/resnet.py --policy topk --output build/resnet_topk.py
 
 lint: .venv/ready
 	$(BIN)/ruff check .

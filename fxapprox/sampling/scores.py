@@ -11,6 +11,7 @@ from ..sites import ProductName
 
 _DOMINANT = 1e12  # score of a pair that is not finite, relative to the largest that is
 
+
 def pair_scores(
     which: Scores,
     bilinear: Bilinear,
