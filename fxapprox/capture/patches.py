@@ -18,7 +18,8 @@ from .lines import author, definition, file_of
 from .names import can_spell
 from .nests import fingerprint, holders, is_plain, tensors
 from .observe import type_name
-from .recorder import Fault, Recorder, _version
+from .provenance import Fault
+from .recorder import Recorder, _version
 from .state import contents, snapshot
 
 _call = nn.Module.__call__
@@ -168,7 +169,7 @@ def _spelled_arguments(recorder: Recorder, parent: Frame | None, args: Any, kwar
     except OddValue as error:
         return error
     except Foreign as error:
-        return recorder._with_constants(parent, error, args, kwargs, "passes")
+        return recorder.with_constants(parent, error, args, kwargs, "passes")
 
 
 def _inline_or_fault(recorder: Recorder, parent: Frame, frame: Frame, error: OddValue) -> None:
@@ -261,7 +262,7 @@ def _close(recorder: Recorder, frame: Frame, result: Any) -> None:
             frame, Fault(f"returns a {name}, which a captured forward cannot make", definition(frame.module))
         )
     except Foreign as error:
-        if recorder._is_constant(error.tensor):
+        if recorder.is_constant(error.tensor):
             recorder.keep_constant(frame, error.tensor)
             _close(recorder, frame, result)
         else:

@@ -21,7 +21,8 @@ from .frames import Frame
 from .lines import definition, raised_at
 from .observe import Observer
 from .patches import patched
-from .recorder import Fault, Recorder, Treatment
+from .provenance import Fault, Treatment
+from .recorder import Recorder
 from .rng import kept_random_state, seed_all
 from .state import blamed, kept_globals
 from .tree import Tree

@@ -22,7 +22,7 @@ from .guards import ANY, Guard, common
 from .merge import Merged, Mismatch, merge
 from .names import Imports
 from .probes import batch_of, other_batches, other_sizes
-from .recorder import Fault, Treatment
+from .provenance import Fault, Treatment
 from .runs import Run, Workshop, model_fails
 from .signatures import passed_on, signature_text
 from .solve import Sample, depends_on_precision
