@@ -2,8 +2,8 @@
 
     python -m benchmarks.rewrite_time
 
-"ours" is tracing, deciding and rewriting; "model" is the check and the verification, which run the model beside
-its captured and its rewritten form.
+"ours" is tracing, deciding and rewriting; "model" is the check and the verification, which run the
+model beside its captured and its rewritten form.
 Results: docs/results/rewrite_time.json.
 """
 
