@@ -159,7 +159,8 @@ def emitted(fast: nn.Module, args: Any, kwargs: Any, state: dict[str, Tensor], p
         torch.save(bag, Path(scratch) / "bag.pt")
         (Path(scratch) / "fresh.py").write_text(FRESH)
         text = (Path(scratch) / "emitted.py").read_text()
-        opaque = f"import {package}" in text or f"from {package}" in text
+        # an output class of the package's (transformers), or a module that keeps the user's own class
+        opaque = package != "torch" and (f"import {package}" in text or f"from {package}" in text)
         blocked = [] if opaque or package == "torch" else [package]
         command = [
             sys.executable,

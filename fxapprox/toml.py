@@ -41,6 +41,14 @@ def read_toml(path: Path, noun: str) -> tuple[str, dict[str, Any]]:
         ) from None
 
 
+def read_value(text: str) -> Any:
+    """The value that `text` spells in TOML; the text itself where it spells none (a bare word)."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
 def key_lines(text: str) -> dict[KeyPath, int]:
     """The line (from 1) on which each table and key of a valid document begins.
 

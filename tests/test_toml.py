@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fxapprox.errors import RequestError
-from fxapprox.toml import key_lines, read_toml, toml_key, toml_value, tomllib
+from fxapprox.toml import key_lines, read_toml, read_value, toml_key, toml_value, tomllib
 
 DOCUMENT = '''\
 version = 1   # = 2
@@ -103,3 +103,10 @@ def test_windows_line_ends_and_byte_order_marks_are_read(tmp_path):
     text, document = read_toml(path, "rules file")
     assert document == {"version": 1, "keep": 2}
     assert key_lines(text)["keep",] == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("3", 3), ("0.5", 0.5), ("true", True), ('"a b"', "a b"), ("none", "none")]
+)
+def test_a_single_value_is_read_as_in_a_file(text: str, value: object) -> None:
+    assert read_value(text) == value

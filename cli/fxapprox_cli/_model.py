@@ -50,17 +50,12 @@ def decision_rules(asked: Asked) -> Sequence[Rule] | Plan:
 def _key_and_value(text: str) -> tuple[str, Any]:
     """`KEY=VALUE`; the value as in a rules file where it reads as one, else as a word."""
     from fxapprox.errors import RequestError
+    from fxapprox.toml import read_value
 
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise RequestError(f"--option {text!r} is not KEY=VALUE", remedy="for example: --option scale=none")
-    import tomlkit
-    from tomlkit.exceptions import TOMLKitError
-
-    try:
-        return key, tomlkit.parse(f"value = {value}").unwrap()["value"]
-    except TOMLKitError:
-        return key, value
+    return key, read_value(value)
 
 
 @contextlib.contextmanager
