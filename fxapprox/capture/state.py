@@ -71,7 +71,7 @@ def random_moved(before: tuple[Any, Any, int], now: tuple[Any, Any, int]) -> str
 
 @contextmanager
 def kept_globals(model: nn.Module, changed: dict[str, str]) -> Iterator[None]:
-    """Plain values in the user's Python modules and classes are put back afterwards. What was changed is
+    """Numbers in the user's Python modules and classes are put back afterwards. What was changed is
     added to `changed`: Python module → the name of the value."""
     classes = {cls for module in model.modules() for cls in type(module).__mro__ if _is_users(cls)}
     owners: dict[str, Any] = {
@@ -95,10 +95,11 @@ def _is_users(cls: type) -> bool:
 
 
 def _plain_values(owner: Any) -> dict[str, Any]:
+    """Numbers only: a flag is set once, to warn or to prepare, by code that computes the same ever after."""
     return {
         name: value
         for name, value in vars(owner).items()
-        if isinstance(value, int | float) and not name.startswith("__") and value == value
+        if type(value) in (int, float) and not name.startswith("__") and value == value
     }
 
 
