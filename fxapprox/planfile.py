@@ -13,8 +13,9 @@ from typing import Any
 
 from .errors import RequestError
 from .plan import Decision, Plan, PlanWarning
+from .problems import Problem, raise_problems
 from .sites import PRODUCTS, Product, Site
-from .syntax import Problem, raise_problems, read_choice, spell_choice
+from .syntax import read_choice, spell_choice
 from .toml import key_lines, read_toml, toml_key, toml_value
 
 FORMAT = 1

@@ -21,10 +21,11 @@ from ..choices import Choice
 from ..choices import Sampled as SampledProduct
 from ..errors import RequestError
 from ..kinds import Call, Kind, Operation, Refusal, recognise
+from ..problems import raise_problems
 from ..sampling.product import sampled_product
 from ..sampling.streams import Draw, SiteStream
 from ..sites import PRODUCTS
-from ..syntax import raise_problems, read_choice, spell_choice
+from ..syntax import read_choice, spell_choice
 
 REASON = "fxapprox: this layer draws its pairs from a random stream of its own, which cannot be compiled"
 M = TypeVar("M", bound=nn.Module)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from ..advice import advise
 from ..choices import idle, unserved
 from ..plan import Decision, Plan
+from ..problems import raise_problems
 from ..sites import Site
-from ..syntax import raise_problems
 from ._lint import shadowed, unmatched
 from ._rule import Match, NoMatch, Rule
 

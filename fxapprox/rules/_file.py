@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import one_of
-from ..syntax import CHOICE_KEYS, Problem, raise_problems
+from ..problems import Problem, raise_problems
+from ..syntax import CHOICE_KEYS
 from ..toml import key_lines, read_toml
 from ._rule import CONDITION_KEYS, Rule, read_rule
 

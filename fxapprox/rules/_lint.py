@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from ..plan import PlanWarning
+from ..problems import Problem
 from ..sites import Site
-from ..syntax import Problem
 from ._rule import Match, NoMatch, Rule
 
 

@@ -14,8 +14,9 @@ from typing import Any
 from ..choices import Choice
 from ..errors import one_of
 from ..kinds import kinds
+from ..problems import Problem, raise_problems, typed
 from ..sites import Site
-from ..syntax import Problem, raise_problems, read_choice, typed
+from ..syntax import read_choice
 from ._levels import Levels, parse_levels
 
 CONDITION_KEYS = ("name", "kind", "path", "depth", "min_channels")

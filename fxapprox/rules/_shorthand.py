@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..syntax import Problem, raise_problems
+from ..problems import Problem, raise_problems
 from ._rule import Rule, read_rule
 
 
