@@ -10,17 +10,21 @@ from .emit import emit
 from .errors import FxApproxError, NothingRewritten
 from .plan import Plan
 from .rules import Rule
+from .run import attach, load_run_state, run_state
 
 __all__ = [
     "FxApproxError",
     "NothingRewritten",
     "Plan",
     "Rule",
+    "attach",
     "emit",
     "kinds",
+    "load_run_state",
     "plan",
     "policies",
     "rewrite",
+    "run_state",
     "summary",
 ]
 __version__ = "0.1.0"

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +27,21 @@ from ..sampling.streams import Draw, SiteStream
 from ..sites import PRODUCTS
 from ..syntax import read_choice, spell_choice
 
+if TYPE_CHECKING:
+    from ..run import Attachment
+
 REASON = "fxapprox: this layer draws its pairs from a random stream of its own, which cannot be compiled"
 M = TypeVar("M", bound=nn.Module)
+
+
+class Attachments(list["Attachment"]):
+    """The optimizers that a site follows. Copies begin with none: theirs have parameters of their own."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Attachments:
+        return Attachments()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return Attachments, ()
 
 
 @dataclass
@@ -40,6 +53,7 @@ class Part:
     stream: SiteStream
     exact: bool
     random: bool
+    attachments: Attachments = field(default_factory=Attachments)
 
     @classmethod
     def of(cls, site: str, choice: Choice) -> Part:
@@ -50,7 +64,26 @@ class Part:
     def draw(self, left: Tensor) -> Draw:
         """The draw of this forward; without chance all are the same, and nothing is counted: a number
         that changes would make torch.compile start over at every step."""
-        return self.stream.draw(left) if self.random else Draw(self.stream.site, seed=0, number=0)
+        return self.stream.draw(left) if self.random else Draw(self.site, seed=0, number=0)
+
+    @property
+    def site(self) -> str:
+        return self.stream.site
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs of this part: ints, tensors and dicts of them, none shared with it."""
+        return {"draws": self.stream.state()} if self.random else {}
+
+    def unfit(self, state: Mapping[str, Any]) -> str | None:
+        """Why the state cannot be that of this part, None where it can."""
+        own, given = set(self.state()), set(state)
+        told = [f"{', '.join(sorted(given - own))} in the state, not in the model"] if given - own else []
+        told += [f"{', '.join(sorted(own - given))} in the model, not in the state"] if own - given else []
+        return "; ".join(told) or None
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        if self.random:
+            self.stream.load_state(state["draws"])
 
 
 @dataclass
@@ -166,6 +199,18 @@ def sample_module(module: nn.Module, *, site: str, kind: Kind, choice: Choice) -
         module.__class__ = type(cls.__name__, (sampled_class(cls.__bases__[0]),), own)
     else:
         module.__class__ = sampled_class(cls)  # type: ignore[arg-type]
+
+
+def sites_of(model: nn.Module) -> Iterator[Sites]:
+    """The sites of a model that samples, each once; those of calls in containers, too, which are no
+    children there."""
+    seen: set[int] = set()
+    for module in model.modules():
+        for held in (module, *(value for value in vars(module).values() if isinstance(value, nn.Module))):
+            sites = vars(held).get("_fxapprox")
+            if isinstance(sites, Sites) and id(sites) not in seen:
+                seen.add(id(sites))
+                yield sites
 
 
 def sampled(module: M, *, site: str, **keys: Any) -> M:

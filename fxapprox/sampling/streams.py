@@ -15,7 +15,7 @@ import hashlib
 import sys
 import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
@@ -96,9 +96,10 @@ class SiteStream:
 
     site: str
     number: int = 0  # draws made since the last torch.manual_seed
-    _seed: int | None = None
+    _seed: int | None = None  # the seed that they are drawn from
     _token: tuple[object, ...] | None = None
     _tickets: deque[_Ticket] = field(default_factory=lambda: deque(maxlen=TICKETS))
+    _seen: int | None = None  # torch's seed at the last draw: another one where a run was resumed
 
     def draw(self, left: Tensor) -> Draw:
         """The draw of the forward pass that now begins on `left`: the next one, or the one repeated."""
@@ -115,9 +116,8 @@ class SiteStream:
         return draw
 
     def _next(self) -> Draw:
-        if self._reseeded():
-            self.number = 0
-        self._seed, self._token = torch.initial_seed(), _seed_token()
+        self._seed, self.number = self._at()
+        self._seen, self._token = torch.initial_seed(), _seed_token()
         draw = Draw(self.site, self._seed, self.number, _rank())
         self.number += 1
         return draw
@@ -154,10 +154,29 @@ class SiteStream:
         process initialises both of those we look at."""
         if self._token is None:
             return False
-        now = _seed_token()
-        return self._seed != torch.initial_seed() or any(
-            a is not b for a, b in zip(self._token, now, strict=True)
-        )
+        # the run's own seed comes back with torch.set_rng_state
+        known = torch.initial_seed() in (self._seen, self._seed)
+        return not known or any(a is not b for a, b in zip(self._token, _seed_token(), strict=True))
+
+    def _at(self) -> tuple[int, int]:
+        """Seed and number of the next draw."""
+        if self._seed is None or self._reseeded():
+            return torch.initial_seed(), 0
+        return self._seed, self.number
+
+    def state(self) -> dict[str, int]:
+        """What the draws to come follow from."""
+        seed, number = self._at()
+        return {"seed": seed, "number": number}
+
+    def load_state(self, state: Mapping[str, int]) -> None:
+        """Go on with the draws of another run from where it stood.
+
+        Torch's seed is that run's already, will be once its generator's state is restored, or stays
+        another: all three go on. Only a torch.manual_seed from now on starts the draws over."""
+        self.number, self._seed = state["number"], state["seed"]
+        self._seen, self._token = torch.initial_seed(), _seed_token()
+        self._tickets.clear()
 
     def __getstate__(self) -> dict[str, Any]:
         return {
@@ -168,8 +187,8 @@ class SiteStream:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # what was seeded before the copy was made counts as seen, so a resumed run goes on counting
-        token = None if state["seed"] is None else _seed_token()
-        self.__init__(state["site"], state["number"], state["seed"], token)  # type: ignore[misc]
+        token, seed = None if state["seed"] is None else _seed_token(), state["seed"]
+        self.__init__(state["site"], state["number"], seed, token, _seen=seed)  # type: ignore[misc]
 
 
 def _seed_token() -> tuple[object, ...]:
