@@ -8,6 +8,7 @@ from . import kinds, policies
 from .api import plan, rewrite, summary
 from .emit import emit
 from .errors import FxApproxError, NothingRewritten
+from .passes.batchnorm import batchnorm_reestimated, reestimate_batchnorm
 from .plan import Plan
 from .rules import Rule
 from .run import attach, load_run_state, run_state
@@ -18,11 +19,13 @@ __all__ = [
     "Plan",
     "Rule",
     "attach",
+    "batchnorm_reestimated",
     "emit",
     "kinds",
     "load_run_state",
     "plan",
     "policies",
+    "reestimate_batchnorm",
     "rewrite",
     "run_state",
     "summary",
