@@ -14,6 +14,7 @@ from torch import nn
 
 from ..errors import CaptureError, RequestError, one_of
 from ._types import Capture, Inputs, Note, Traced
+from .nests import unshared
 
 FRONT_ENDS = ("trace", "modules")
 # Each round makes every module that was found wrong opaque; what a coarser capture then reveals is rare.
@@ -38,6 +39,7 @@ def capture(
     Raises CaptureError where the model does not run on the inputs (with the user's line), or where the
     forced front-end fails; RequestError for an unknown front-end or leaf."""
     _check_request(model, leaf, front_end)
+    inputs = Inputs(*unshared((inputs.args, inputs.kwargs)))
     with torch.inference_mode(False), torch.enable_grad():  # whatever the caller is in the middle of
         return _capture(model, inputs, origin, tuple(leaf), front_end)
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from .facts import META, Attribute, Facts, Foreign, OddValue, Region, SiteName, described, facts_of
-from .guards import Pattern, pattern_of
+from .guards import Alias, Pattern, aliases, pattern_of
 from .names import can_spell
 from .nests import (
     Path,
@@ -67,6 +67,7 @@ class Frame:
     counts: dict[str, int] = field(default_factory=dict)
     scalars: list[tuple[fx.Node, Path, Any]] = field(default_factory=list)
     given: dict[str, Pattern] = field(default_factory=dict)
+    aliases: tuple[Alias, ...] = ()
     constants: dict[str, Tensor] = field(default_factory=dict)
     hints: dict[tuple[fx.Node, Path], str] = field(default_factory=dict)
     file: str | None = None
@@ -100,6 +101,7 @@ class Frame:
             self._last_placeholder = node
             self._know_all(value, node, again=False)
             self.scalars += [(node, path, leaf) for path, leaf in leaves(value) if is_plain(leaf)]
+        self.aliases = aliases(bound.arguments)
 
     def know(self, value: Tensor, node: fx.Node, path: Path = ()) -> None:
         """From now on `value` is what `path` leads to in the result of `node`."""

@@ -9,13 +9,13 @@ are free where the forward did the same thing at both.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from .nests import children
+from .nests import Path, all_tensors, at, children
 
 Pattern = tuple[Any, ...]
 """("any",), ("tensor", dimensions, sort, nested), ("plain", type, value), ("holds", ((step, pattern), …))"""
@@ -24,14 +24,32 @@ ANY: Pattern = ("any",)
 _COMPARED = (type(None), bool, int, float, str)
 
 
+Alias = tuple[tuple[str, Path], tuple[str, Path]]
+"""Two places among the arguments, (parameter, way into it) each, where one tensor stands."""
+
+
 @dataclass(frozen=True)
 class Guard:
     """The parameters of a forward, each with the pattern that its argument must have; `passed` is the
-    text of a call that hands them all on."""
+    text of a call that hands them all on. `aliases`: what must be one tensor, as in `attention(x, x, x)`."""
 
     names: tuple[str, ...]
     patterns: tuple[Pattern, ...]
     passed: str
+    aliases: tuple[Alias, ...] = ()
+
+
+def aliases(arguments: Mapping[str, Any]) -> tuple[Alias, ...]:
+    """The places where a tensor stands that an earlier place holds, too."""
+    first: dict[int, tuple[str, Path]] = {}
+    found = []
+    for name, value in arguments.items():
+        for path, tensor in all_tensors(value):
+            if id(tensor) in first:
+                found.append((first[id(tensor)], (name, path)))
+            else:
+                first[id(tensor)] = (name, path)
+    return tuple(found)
 
 
 def pattern_of(value: Any, depth: int = 8) -> Pattern:
@@ -81,6 +99,10 @@ def odd_argument(guard: Guard, values: tuple[Any, ...]) -> str | None:
     for name, pattern, value in zip(guard.names, guard.patterns, values, strict=True):
         if not _like(pattern, value):
             return f"{name} is {_said(value)}"
+    given = dict(zip(guard.names, values, strict=True))
+    for (first, way), (name, path) in guard.aliases:
+        if at(given[first], way) is not at(given[name], path):
+            return f"{name} is another tensor than {first}"
     return None
 
 

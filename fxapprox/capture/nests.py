@@ -88,6 +88,30 @@ def all_tensors(value: Any, path: Path = (), depth: int = 8) -> Iterator[tuple[P
         yield from all_tensors(item, (*path, step), depth - 1)
 
 
+def at(value: Any, path: Path) -> Any:
+    """What stands at the end of `path` in `value`."""
+    for kind, key in path:
+        value = value[key] if kind == "item" else getattr(value, key)
+    return value
+
+
+def unshared(value: Any) -> Any:
+    """The nest with a copy of each tensor that stands in an earlier place, too: a caller who passes one
+    tensor twice as an example may pass two."""
+    found = list(tensors(value))
+    if len({id(tensor) for tensor in found}) == len(found):
+        return value
+    seen: set[int] = set()
+
+    def own(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor) or id(leaf) not in seen:
+            seen.add(id(leaf))
+            return leaf
+        return leaf.detach().clone().requires_grad_(leaf.requires_grad)
+
+    return rebuilt(value, own)
+
+
 def fingerprint(value: Any, depth: int = 8) -> Any:
     """Something that compares unequal once anything in a nest of containers and objects was replaced."""
     inner = members(value) if depth else None

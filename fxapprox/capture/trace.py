@@ -305,4 +305,6 @@ def _printed(path: str, merged: Merged, in_eval: Merged | None) -> Forward:
 def _guard(signature: inspect.Signature, samples: Sequence[Sample]) -> Guard | None:
     names = tuple(signature.parameters)
     patterns = tuple(common([sample.frame.given[name] for sample in samples]) for name in names)
-    return Guard(names, patterns, passed_on(signature)) if set(patterns) - {ANY} else None
+    shared = [sample.frame.aliases for sample in samples]
+    aliases = tuple(one for one in shared[0] if all(one in others for others in shared))
+    return Guard(names, patterns, passed_on(signature), aliases) if set(patterns) - {ANY} else None

@@ -101,3 +101,40 @@ def test_an_emitted_file_refuses_arguments_it_does_not_hold_for(tmp_path):
     for case in ("a flag", "a number", "a mask"):
         with pytest.raises(ValueError, match="unlike the example inputs that this file was made with"):
             model(X, **OTHER[case])
+
+
+class Adding(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(8, 8))
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return x @ self.weight + 3 * y
+
+
+class Remembering(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.inner = nn.Linear(8, 8), Adding()
+
+    def forward(self, x: Tensor, memory: Tensor | None = None) -> Tensor:
+        x = self.first(x)
+        return self.inner(x, x if memory is None else memory)
+
+
+def test_one_tensor_given_twice_as_an_example_may_be_two_tensors_later():
+    model = Adding()
+    fast = fxapprox.rewrite(model, (X, X), policy="topk").eval()
+    other = torch.randn(4, 8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(fast(X, other), model(X, other))
+        assert torch.equal(fast(X, X), model(X, X))
+
+
+def test_a_module_that_was_given_one_tensor_twice_is_not_wrong_for_two():
+    model = Remembering()
+    fast = fxapprox.rewrite(model, (X,), policy="topk").eval()
+    assert torch.equal(fast(X), model(X))
+    with pytest.warns(UserWarning, match="y is another tensor than x"):
+        assert torch.equal(fast(X, X), model(X, X))
