@@ -58,7 +58,8 @@ def rewrite(
 
     Evaluation computes what `model` computes; parameters, buffers and the keys of the state_dict are
     the same. Raises FxApproxError, among them NothingRewritten where every site was left exact."""
-    given = _rules(rules, policy, keep, min_k, scope, center, options)
+    keys = {"policy": policy, "keep": keep, "min_k": min_k, "scope": scope, "center": center, **options}
+    given = _rules(rules, keys)
     captured = _captured(model, args, kwargs, leaf, front_end)
     return rewritten(captured, planned(captured, given))
 
@@ -79,7 +80,8 @@ def plan(
     **options: Any,
 ) -> Plan:
     """What `rewrite` with the same arguments would do; does nothing."""
-    given = _rules(rules, policy, keep, min_k, scope, center, options)
+    keys = {"policy": policy, "keep": keep, "min_k": min_k, "scope": scope, "center": center, **options}
+    given = _rules(rules, keys)
     return planned(_captured(model, args, kwargs, leaf, front_end), given)
 
 
@@ -169,17 +171,8 @@ def _no_inference_mode() -> AbstractContextManager[object]:
     return torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
 
 
-def _rules(
-    rules: Rules | None,
-    policy: str | None,
-    keep: float | None,
-    min_k: int | None,
-    scope: str | None,
-    center: bool | None,
-    options: Mapping[str, Any],
-) -> Sequence[Rule] | Plan:
+def _rules(rules: Rules | None, shorthand: Mapping[str, object]) -> Sequence[Rule] | Plan:
     """The request as rules, before the model is looked at."""
-    shorthand = {"policy": policy, "keep": keep, "min_k": min_k, "scope": scope, "center": center, **options}
     named = [name for name, value in shorthand.items() if value is not None]
     if rules is None:
         if not named:
@@ -187,7 +180,7 @@ def _rules(
                 "nothing says what to sample",
                 remedy='give policy="topk", or rules="rules.toml" (or a list of fxapprox.Rule, or a Plan)',
             )
-        return rules_from(policy=policy, keep=keep, min_k=min_k, scope=scope, center=center, options=options)
+        return rules_from(**shorthand)
     if named:
         raise RequestError(
             f"{', '.join(named)} cannot be given beside rules=",

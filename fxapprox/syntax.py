@@ -17,8 +17,8 @@ from .policies import Policy, policies
 from .problems import Problem, typed
 from .sites import PRODUCTS
 
-SHORT_KEYS = ("policy", "keep", "min_k", "scope", "center")
 SAMPLED_KEYS = ("policy", "keep", "min_k", "center")
+SHORT_KEYS = (*SAMPLED_KEYS, "scope")
 CHOICE_KEYS = (*SHORT_KEYS, *PRODUCTS)
 
 

@@ -37,14 +37,7 @@ def decision_rules(asked: Asked) -> Sequence[Rule] | Plan:
         return Plan.load(asked.plan)
     if asked.rules:
         return load_rules(asked.rules)
-    return rules_from(
-        policy=asked.policy,
-        keep=asked.keep,
-        min_k=asked.min_k,
-        scope=asked.scope,
-        center=asked.center or None,
-        options=dict(_key_and_value(text) for text in asked.option),
-    )
+    return rules_from(**asked.keys, **dict(_key_and_value(text) for text in asked.option))
 
 
 def _key_and_value(text: str) -> tuple[str, Any]:

@@ -51,7 +51,7 @@ Center = Annotated[
     bool, typer.Option("--center", help="Sample around the mean, which is exact.", rich_help_panel=_WHAT)
 ]
 PolicyOption = Annotated[
-    list[str] | None,
+    list[str],
     typer.Option(
         "--option",
         metavar="KEY=VALUE",
@@ -72,7 +72,7 @@ PlanFile = Annotated[
     typer.Option("--plan", metavar="FILE", help="A saved plan, for this model.", rich_help_panel=_WHAT),
 ]
 Input = Annotated[
-    list[str] | None,
+    list[str],
     typer.Option(
         "--input",
         metavar="[NAME=]SHAPE[:DTYPE]",
@@ -82,7 +82,7 @@ Input = Annotated[
     ),
 ]
 Leaf = Annotated[
-    list[str] | None,
+    list[str],
     typer.Option(
         metavar="NAME",
         help="Do not look into this module (a path or a class; globs); repeatable.",
@@ -117,34 +117,39 @@ Debug = Annotated[
 ]
 
 
+RULE_KEYS = ("policy", "keep", "scope", "min_k", "center")
+"""Options that are keys of the one rule over every site."""
+
+
 @dataclass(frozen=True)
 class Asked:
-    """What a command was asked to do with a model: the shared options."""
+    """What a command was asked to do with a model. A command with a parameter of this class takes the
+    model and every option here; a key of rules is a field, and its name in RULE_KEYS."""
 
-    model: str
-    policy: str | None = None
-    keep: float | None = None
-    scope: str | None = None
-    min_k: int | None = None
-    center: bool = False
-    option: list[str] = field(default_factory=list)
-    rules: Path | None = None
-    plan: Path | None = None
-    input: list[str] = field(default_factory=list)
-    leaf: list[str] = field(default_factory=list)
-    front_end: str | None = None
-    seed: int = 0
+    model: Model
+    policy: Policy = None
+    keep: Keep = None
+    scope: Scope = None
+    min_k: MinK = None
+    center: Center = False
+    option: PolicyOption = field(default_factory=list)
+    rules: Rules = None
+    plan: PlanFile = None
+    input: Input = field(default_factory=list)
+    leaf: Leaf = field(default_factory=list)
+    front_end: FrontEnd = None
+    seed: Seed = 0
 
-    @classmethod
-    def of(cls, model: str, **options: Any) -> Asked:
-        """Of a command's options; None stands for those not given."""
-        return cls(model, **{key: value for key, value in options.items() if value is not None})
+    @property
+    def keys(self) -> dict[str, Any]:
+        """The keys given of the one rule over every site, less the policy's own options."""
+        given = {name: getattr(self, name) for name in RULE_KEYS}
+        return {name: value for name, value in given.items() if value is not None and value is not False}
 
     @property
     def shorthand(self) -> list[str]:
         """The options given of the one rule over every site."""
-        names = ("policy", "keep", "scope", "min_k", "center", "option")
-        return [_spelled(name) for name in names if getattr(self, name) not in (None, False, [])]
+        return [_spelled(name) for name in (*self.keys, *(["option"] if self.option else []))]
 
     @property
     def decides(self) -> bool:
@@ -153,7 +158,7 @@ class Asked:
 
     def words(self, *, choice: bool = True) -> str:
         """The request as it is typed, without or with what is sampled."""
-        left_out = () if choice else ("policy", "keep", "scope", "min_k", "center", "option", "rules", "plan")
+        left_out = () if choice else (*RULE_KEYS, "option", "rules", "plan")
         told: list[str] = [self.model]
         for one in fields(self):
             value = getattr(self, one.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import inspect
 import json
@@ -10,11 +11,11 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, get_type_hints
 
 import typer
 
-from ._options import Debug
+from ._options import Asked, Debug
 from ._streams import result_stream
 
 if TYPE_CHECKING:
@@ -27,17 +28,23 @@ PATIENCE = 2.0
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
-    """The function as a command: its first parameter, `out`, is where the result goes.
+    """The function as a command: its first parameter, `out`, is where the result goes; one of class Asked
+    stands for the model and all the options that its fields name.
 
     Errors become one message on stderr and an exit code: 2 the request or the input is wrong, 3 nothing
     was rewritten, 130 interrupted, 1 a fault of fxapprox itself. `debug=True` shows the traceback."""
 
+    standing = inspect.signature(function, eval_str=True)
+    asks = any(one.annotation is Asked for one in standing.parameters.values())
+
     @functools.wraps(function)
-    def run(*args: Any, **options: Any) -> None:
+    def run(**options: Any) -> None:
         debug = options.pop("debug", False)
+        if asks:
+            options["asked"] = Asked(**{one.name: options.pop(one.name) for one in dataclasses.fields(Asked)})
         with result_stream() as out:
             try:
-                function(out, *args, **options)
+                function(out, **options)
             except typer.Exit:
                 raise
             except KeyboardInterrupt:
@@ -52,7 +59,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
                 raise typer.Exit(_told(error)) from None
 
     # typer reads the signature and the type hints: `out` is in neither, `debug` in both
-    signature = _signature(function)
+    signature = _signature(standing)
     del run.__wrapped__
     run.__signature__ = signature  # type: ignore[attr-defined]
     run.__doc__ = paragraphs(function.__doc__ or "")
@@ -69,11 +76,27 @@ def paragraphs(doc: str) -> str:
     return "\n".join(told)
 
 
-def _signature(function: Callable[..., None]) -> inspect.Signature:
-    standing = inspect.signature(function, eval_str=True)
-    parameters = list(standing.parameters.values())[1:]
+def _signature(standing: inspect.Signature) -> inspect.Signature:
+    """As typer reads it: without `out`, with the fields of Asked in its place, and with `debug`."""
+    parameters: list[inspect.Parameter] = []
+    for one in list(standing.parameters.values())[1:]:
+        parameters += _asked_parameters() if one.annotation is Asked else [one]
     debug = inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Debug)
-    return standing.replace(parameters=[*parameters, debug])
+    return standing.replace(parameters=sorted([*parameters, debug], key=lambda one: one.kind))
+
+
+def _asked_parameters() -> list[inspect.Parameter]:
+    """A parameter for each field: those without a default are arguments, the others options."""
+    hints = get_type_hints(Asked, include_extras=True)
+    made = []
+    for one in dataclasses.fields(Asked):
+        factory = one.default_factory
+        default = one.default if factory is dataclasses.MISSING else factory()
+        required = default is dataclasses.MISSING
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD if required else inspect.Parameter.KEYWORD_ONLY
+        empty = inspect.Parameter.empty if required else default
+        made.append(inspect.Parameter(one.name, kind, default=empty, annotation=hints[one.name]))
+    return made
 
 
 def _told(error: Exception) -> int:

@@ -19,21 +19,9 @@ Site = Annotated[
 @command
 def explain(
     out: TextIO,
-    model: o.Model,
+    asked: o.Asked,
     site: Site,
     *,
-    policy: o.Policy = None,
-    keep: o.Keep = None,
-    scope: o.Scope = None,
-    min_k: o.MinK = None,
-    center: o.Center = False,
-    option: o.PolicyOption = None,
-    rules: o.Rules = None,
-    plan: o.PlanFile = None,
-    input: o.Input = None,
-    leaf: o.Leaf = None,
-    front_end: o.FrontEnd = None,
-    seed: o.Seed = 0,
     json: o.Json = False,
 ) -> None:
     """Explain one site: which rule claimed it, and why every earlier rule did not.
@@ -44,10 +32,6 @@ def explain(
       fxapprox explain model.py layer1.0.conv1 --rules rules.toml
       fxapprox explain model.py:Net encoder.attn.matmul_1 --policy topk --scope backward
     """
-    asked = o.Asked.of(
-        model, policy=policy, keep=keep, scope=scope, min_k=min_k, center=center, option=option, rules=rules,
-        plan=plan, input=input, leaf=leaf, front_end=front_end, seed=seed,
-    )  # fmt: skip
     wanted = decision_rules(asked)
     from fxapprox.plan import Plan, bind
     from fxapprox.report.facts import explanation_facts

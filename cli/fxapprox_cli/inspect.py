@@ -24,20 +24,8 @@ Graph = Annotated[
 @command
 def inspect(
     out: TextIO,
-    model: o.Model,
+    asked: o.Asked,
     *,
-    policy: o.Policy = None,
-    keep: o.Keep = None,
-    scope: o.Scope = None,
-    min_k: o.MinK = None,
-    center: o.Center = False,
-    option: o.PolicyOption = None,
-    rules: o.Rules = None,
-    plan: o.PlanFile = None,
-    input: o.Input = None,
-    leaf: o.Leaf = None,
-    front_end: o.FrontEnd = None,
-    seed: o.Seed = 0,
     graph: Graph = None,
     force: o.Force = False,
     json: o.Json = False,
@@ -53,10 +41,6 @@ def inspect(
       fxapprox inspect model.py:Net --graph net.svg
       fxapprox inspect model.py:Net --rules rules.toml --graph net.html
     """
-    asked = o.Asked.of(
-        model, policy=policy, keep=keep, scope=scope, min_k=min_k, center=center, option=option, rules=rules,
-        plan=plan, input=input, leaf=leaf, front_end=front_end, seed=seed,
-    )  # fmt: skip
     wanted = decision_rules(asked) if asked.decides else None
     from fxapprox.api import planned
     from fxapprox.report import draw, facts, undecided

@@ -39,20 +39,8 @@ SavePlan = Annotated[
 @command
 def rewrite(
     out: TextIO,
-    model: o.Model,
+    asked: o.Asked,
     *,
-    policy: o.Policy = None,
-    keep: o.Keep = None,
-    scope: o.Scope = None,
-    min_k: o.MinK = None,
-    center: o.Center = False,
-    option: o.PolicyOption = None,
-    rules: o.Rules = None,
-    plan: o.PlanFile = None,
-    input: o.Input = None,
-    leaf: o.Leaf = None,
-    front_end: o.FrontEnd = None,
-    seed: o.Seed = 0,
     output: Output = None,
     dry_run: DryRun = False,
     save_plan: SavePlan = None,
@@ -76,10 +64,6 @@ def rewrite(
 
     Exit codes: 0 done, 2 the request or the input is wrong, 3 nothing was rewritten.
     """
-    asked = o.Asked.of(
-        model, policy=policy, keep=keep, scope=scope, min_k=min_k, center=center, option=option, rules=rules,
-        plan=plan, input=input, leaf=leaf, front_end=front_end, seed=seed,
-    )  # fmt: skip
     wanted = decision_rules(asked)
     _check_targets(output, save_plan, dry_run=dry_run, force=force)
     from fxapprox.api import planned, require_some

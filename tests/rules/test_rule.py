@@ -156,7 +156,7 @@ def test_rules_compare_by_what_they_say_and_survive_copies():
 
 
 def test_the_shorthand_is_one_rule_over_every_site():
-    (rule,) = rules_from(policy="uniform", keep=0.25, scope="grad-weight", options={"scale": "none"})
+    (rule,) = rules_from(policy="uniform", keep=0.25, scope="grad-weight", scale="none")
     assert rule.choice.grad_weight == Sampled(policy("uniform", scale="none"), 0.25)
     assert isinstance(rule.match(site()), Match)
     assert str(rule) == 'rule "every site"'
@@ -168,8 +168,8 @@ def test_the_shorthand_is_one_rule_over_every_site():
         ({}, "names no policy"),
         ({"keep": 0.5}, "names no policy"),
         ({"policy": "topk", "keep": 0.0}, "keep = 0.0 is outside"),
-        ({"policy": "topk", "options": {"sclae": "none"}}, "unknown key 'sclae'"),
-        ({"policy": "topk", "options": {"depth": "1:"}}, "depth is no option"),
+        ({"policy": "topk", "sclae": "none"}, "unknown key 'sclae'"),
+        ({"policy": "topk", "depth": "1:"}, "depth is no option"),
     ],
 )
 def test_a_wrong_shorthand(keys, message):
