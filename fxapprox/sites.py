@@ -10,6 +10,15 @@ ProductName = Literal["forward", "grad_input", "grad_weight"]
 PRODUCTS: tuple[ProductName, ...] = ("forward", "grad_input", "grad_weight")
 
 
+ROOT = "model"
+"""The id of a model that is itself a layer, whose path is empty."""
+
+
+def layer_id(path: str) -> str:
+    """The id of the site that is the layer at `path`."""
+    return path or ROOT
+
+
 @dataclass(frozen=True)
 class Product:
     """One of a site's three products: `groups` independent contractions over `pairs` column-row pairs.
@@ -27,6 +36,7 @@ class Product:
 class Site:
     """One contraction of the user's model.
 
+    `id` is the layer's path (`ROOT` where the model is the layer), or that of the owner and a counted name.
     `owner` is the path of the module that runs it: the layer itself for a module site (`call` is
     None), else the module in whose forward the function call number `call` (from 1, per function
     name) stands. `refusal` says why a site can never be sampled, None where it can."""

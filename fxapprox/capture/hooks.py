@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from ..kinds import Call, recognise
+from ..sites import layer_id
 from ._types import Edge, Inputs, Note, Operator, Traced
 from .copies import clone, copied, copied_model
 from .lines import raised_at
@@ -59,13 +60,13 @@ def _hook(observer: Observer, path: str) -> Callable[..., None]:
     def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         kind = recognise(module=module)
         assert kind is not None
-        name = type_name(module)
+        name, id_ = type_name(module), layer_id(path)
         observer.site(
-            kind, Call(args, kwargs, module=module), result, id_=path, owner=path, op=name, number=None,
+            kind, Call(args, kwargs, module=module), result, id_=id_, owner=path, op=name, number=None,
             frame=None, source=None,
         )  # fmt: skip
         made = next(tensors(result), None)
         shape = None if made is None else tuple(made.shape)
-        observer.operators.setdefault(path, Operator(path, name, path, path, shape))
+        observer.operators.setdefault(id_, Operator(id_, name, path, id_, shape))
 
     return note

@@ -55,7 +55,7 @@ class Observer:
         """Note that a leaf module ran. Its node is its path; one that is no site has a node for each run,
         since an activation that serves three places of a block would tie them together."""
         again = site is None and path in self.operators
-        id_ = self._fresh("", path) if again else path
+        id_ = site if site is not None else self._fresh("", path) if again else path
         self.add(id_, type_name(module), path, args, kwargs, result, site)
 
     def add(
@@ -139,6 +139,7 @@ class Observer:
             left = operands[0] if operands else None
             weight = getattr(call.module, "weight", None) if call.module is not None else None
             right = weight if isinstance(weight, Tensor) else operands[1] if len(operands) > 1 else None
+            shapes = operation.left or _shape(left), operation.right or _shape(right)
             sizes: dict[str, tuple[int, int, str]] = {}
             flops, refusal, is_weight = operation.flops, operation.reason, call.module is not None
         else:
@@ -151,8 +152,8 @@ class Observer:
         return {
             "sizes": sizes,
             "flops": flops,
-            "input_shape": tuple(left.shape) if left is not None else (),
-            "weight_shape": tuple(right.shape) if right is not None else (),
+            "input_shape": shapes[0],
+            "weight_shape": shapes[1],
             "output_shape": shape,
             "dtype": str(left.dtype).removeprefix("torch.") if left is not None else "",
             "needs_grad": (
@@ -182,6 +183,10 @@ class Observer:
                 refusal = f"the forward of {owner} stays as written: {opaque[met.frame.path]}"
             found.append(replace(met.first, flops=met.flops // met.calls, calls=met.calls, refusal=refusal))
         return tuple(found)
+
+
+def _shape(tensor: Tensor | None) -> tuple[int, ...]:
+    return () if tensor is None else tuple(tensor.shape)
 
 
 def type_name(module: nn.Module) -> str:

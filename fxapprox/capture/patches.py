@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.amp.autocast_mode import autocast
 
 from ..kinds import Call
+from ..sites import layer_id
 from .facts import Applied, Foreign, OddValue, Region
 from .frames import Frame
 from .functions import original_apply, watching_functions
@@ -150,13 +151,14 @@ def _observe_leaf(
 ) -> None:
     observer, kind = recorder.observer, recorder.layer_kind(module)
     assert observer is not None
+    site = layer_id(path) if kind is not None else None
     if kind is not None:
         observer.site(
-            kind, Call(args, kwargs, module=module), result, id_=path, owner=path,
+            kind, Call(args, kwargs, module=module), result, id_=layer_id(path), owner=path,
             op=type_name(module), number=None, frame=None, source=line,
         )  # fmt: skip
     if parent is not None or kind is not None:
-        observer.layer(path, module, args, kwargs, result, path if kind is not None else None)
+        observer.layer(path, module, args, kwargs, result, site)
 
 
 def _spelled_arguments(recorder: Recorder, parent: Frame | None, args: Any, kwargs: Any) -> Any:

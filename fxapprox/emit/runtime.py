@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..capture.objects import made
 from ..errors import RequestError
 from ..passes.layers import FunctionSite, sampled, sampled_function
+from ..sites import layer_id
 
 __all__ = ["FunctionCall", "apply_plan", "assembled", "load_weights", "made", "with_parts"]
 
@@ -41,30 +42,30 @@ class FunctionCall(nn.Module):
 def apply_plan(model: M, plan: Mapping[str, Mapping[str, Any]]) -> M:
     """The model itself, with the sites that `plan` names sampled in training.
 
-    `plan` maps a site's id to the keys of a rule: `policy`, `keep`, `scope` … A layer's id is its path, a
-    function call's the path of its FunctionCall; a call of several products has `<path>.<part>`. A `*`
+    `plan` maps a site's id to the keys of a rule: `policy`, `keep`, `scope` … A layer's id is its path
+    ("model" where the model itself is the layer), a function call's the path of its FunctionCall; a call of several products has `<path>.<part>`. A `*`
     stands for any number: "layers.*.up" is that layer of every block.
     Raises RequestError for an id that the model does not have."""
-    paths = dict(model.named_modules())
+    paths = {layer_id(path): module for path, module in model.named_modules()}
     calls: dict[str, dict[str, Mapping[str, Any]]] = {}
     for pattern, keys in plan.items():
         whole = matching(pattern, paths)
         path, _, part = pattern.rpartition(".")
         parts = [] if whole else matching(path, paths)
-        if not whole and not any(_is_call(model, found) for found in parts):
+        if not whole and not any(_is_call(paths[found]) for found in parts):
             raise RequestError(
                 f"the model has no site {pattern!r}", remedy="correct its line in the plan, or take it out"
             )
         for site in whole:
-            if _is_call(model, site):
+            if _is_call(paths[site]):
                 calls.setdefault(site, {})[""] = keys
             else:
-                sampled(model.get_submodule(site), site=site, **keys)
+                sampled(paths[site], site=site, **keys)
         for site in parts:
             calls.setdefault(site, {})[part] = keys
     for site, choices in calls.items():
         parent, _, name = site.rpartition(".")
-        function: Any = model.get_submodule(site).function
+        function: Any = paths[site].function
         setattr(model.get_submodule(parent), name, sampled_function(function, site=site, parts=choices))
     return model
 
@@ -77,8 +78,8 @@ def matching(pattern: str, ids: Collection[str]) -> list[str]:
     return [each for each in ids if wanted.fullmatch(each)]
 
 
-def _is_call(model: nn.Module, path: str) -> bool:
-    return isinstance(model.get_submodule(path), FunctionCall | FunctionSite)
+def _is_call(module: nn.Module) -> bool:
+    return isinstance(module, FunctionCall | FunctionSite)
 
 
 def load_weights(model: M, path: str | Path, *, all: bool = True) -> M:

@@ -115,3 +115,10 @@ def test_the_modules_front_end_can_be_forced():
     found = capture(Net(), INPUTS, origin="Net", front_end="modules")
     assert found.rung == "modules"
     assert found.forwards == {}
+
+
+def test_the_shapes_of_a_refused_site_are_those_its_kind_names():
+    packed = nn.utils.rnn.pack_padded_sequence(torch.randn(5, 3, 4), torch.tensor([5, 3, 2]))
+    (site,) = capture(nn.LSTM(4, 6), Inputs((packed,)), origin="LSTM").sites
+    assert site.refusal is not None
+    assert (site.input_shape, site.weight_shape) == ((10, 4), (24, 4))
