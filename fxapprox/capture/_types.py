@@ -50,8 +50,8 @@ class Forward:
 
 @dataclass(frozen=True)
 class Note:
-    """Something a user must know of the capture. `topic`: "frozen", "opaque", "refused",
-    "unchecked" (a part of the check that could not be made)."""
+    """Something a user must know of the capture. `topic`: "frozen", "opaque", "refused", "unchecked" (a
+    part of the check that could not be made), "never run" (layers that are no sites)."""
 
     topic: str
     message: str

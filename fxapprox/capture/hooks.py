@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from ..kinds import Call, recognise
 from ..sites import layer_id
 from ._types import Edge, Inputs, Note, Operator, Traced
 from .copies import clone, copied, copied_model
+from .idle import never_run
 from .lines import raised_at
 from .nests import tensors
 from .observe import Observer, type_name
@@ -32,15 +34,29 @@ def by_hooks(model: nn.Module, inputs: Inputs, reason: str) -> Traced:
         replica.train()
         seed_all(0)
         observer = Observer(Tree(replica))
-        with _noted(replica, observer):
+        with _noted(replica, observer), _Uses(observer):
             try:
                 replica(*args, **kwargs)
             except Exception as error:
                 raise model_fails(model, error, raised_at(error)) from error
     ids = list(observer.operators)
     edges = tuple(Edge(one, other) for one, other in pairwise(ids))
-    note = Note("refused", reason)
-    return Traced("modules", observer.calls({}), {}, (note,), tuple(observer.operators.values()), edges)
+    notes = Note("refused", reason), *never_run(observer)
+    return Traced("modules", observer.calls({}), {}, notes, tuple(observer.operators.values()), edges)
+
+
+class _Uses(TorchFunctionMode):
+    """Notes the parameters that functions are called with."""
+
+    def __init__(self, observer: Observer) -> None:
+        super().__init__()
+        self.observer = observer
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        self.observer.uses((args, kwargs))
+        return func(*args, **(kwargs or {}))
 
 
 @contextmanager

@@ -54,7 +54,8 @@ def _same_steps(base: Sample, other: Sample) -> None:
             or mine.target != theirs.target
             or facts_of(mine).regions != facts_of(theirs).regions
         ):
-            raise Mismatch(f"{_word(mine)} in one run, {_word(theirs)} in another", facts_of(mine).line)
+            line = facts_of(mine).line or facts_of(theirs).line or base.frame.line
+            raise Mismatch(f"{_word(mine)} in one run, {_word(theirs)} in another", line)
     if len(base.nodes) != len(other.nodes):
         raise Mismatch("more operations in one run than in another", base.frame.line)
     for name, constant in base.frame.constants.items():
@@ -111,4 +112,6 @@ def _other(values: Sequence[Any]) -> Any:
 def _word(node: fx.Node) -> str:
     if node.op == "call_module":
         return f"self.{node.target}"
+    if node.op == "output":
+        return "return"
     return getattr(node.target, "__name__", str(node.target))

@@ -34,6 +34,8 @@ class Observer:
     operators: dict[str, Operator] = field(default_factory=dict)
     edges: dict[tuple[str, str], Edge] = field(default_factory=dict)
     met: dict[str, _Met] = field(default_factory=dict)
+    ran: set[str] = field(default_factory=set)  # paths of layers
+    used: set[int] = field(default_factory=set)  # ids of tensors that a call of a function took
     _computed: dict[int, str] = field(default_factory=dict)  # id → the parameter it is computed from
     _made_by: dict[int, str] = field(default_factory=dict)
     _kept: list[Tensor] = field(default_factory=list)
@@ -45,9 +47,14 @@ class Observer:
         """Note that an operation ran: a node of its own, or the node of a site that runs again."""
         owner = frame.path if frame is not None else ""
         id_ = site if site is not None else self._fresh(owner, name)
+        self.uses((args, kwargs))
         self._follow_parameters([*tensors(args), *tensors(kwargs)], result)
         self.add(id_, name, owner, args, kwargs, result, site)
         return id_
+
+    def uses(self, values: Any) -> None:
+        """Note the model's own tensors that a function is called with."""
+        self.used.update(id(one) for one in tensors(values) if self.tree.owns(one))
 
     def layer(
         self, path: str, module: nn.Module, args: Any, kwargs: Any, result: Any, site: str | None
@@ -116,6 +123,8 @@ class Observer:
         source: str | None,
     ) -> tuple[str, ...]:
         """Note the products of a recognised call; the ids of those that can be sampled."""
+        if call.module is not None:
+            self.ran.add(owner)
         ids = []
         for part, operation, shape in _products(kind, call, result):
             site_id = f"{id_}.{part}" if part else id_

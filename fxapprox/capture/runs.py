@@ -28,6 +28,8 @@ from .state import blamed, kept_globals
 from .tree import Tree
 from .unseen import Unseen, WatchedFakes
 
+_FAKES = logging.getLogger("torch._subclasses.fake_tensor")
+
 
 @dataclass
 class Run:
@@ -95,6 +97,20 @@ class Workshop:
             found.frames.setdefault(frame.path, []).append(frame)
         return found
 
+    def takes(self, inputs: Inputs) -> bool:
+        """Whether the model itself runs on these inputs, with nobody watching."""
+        with kept_random_state(), kept_globals(self.model, {}), _quiet(_FAKES):
+            try:
+                replica, _, (args, kwargs) = self._copies(inputs)
+                seed_all(0)
+                with torch.enable_grad(), self._mode or nullcontext():
+                    replica.train()(*args, **kwargs)
+            except Exception:
+                return False
+            finally:
+                self._replica = None
+        return True
+
     def _copies(self, inputs: Inputs) -> tuple[nn.Module, Tree, tuple[Any, Any]]:
         convert = clone if self._mode is None else fake_by(self._mode)
         convert = in_another_precision(convert) if self.precise else convert
@@ -121,7 +137,7 @@ def _outermost(recorder: Recorder, model: nn.Module, args: Any, kwargs: Any) -> 
 def _tracing(recorder: Recorder, mode: WatchedFakes | None) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
-        stack.enter_context(_quiet(logging.getLogger("torch._subclasses.fake_tensor")))
+        stack.enter_context(_quiet(_FAKES))
         if "torch._dynamo" in sys.modules:  # parts that the user compiled run eagerly
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(patched(recorder))

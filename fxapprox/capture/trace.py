@@ -19,6 +19,7 @@ from torch import nn
 
 from ._types import Forward, Inputs, Note, Traced
 from .guards import ANY, Guard, common
+from .idle import never_run
 from .merge import Merged, Mismatch, merge
 from .names import Imports
 from .probes import batch_of, other_batches, other_sizes
@@ -181,9 +182,9 @@ def _assembled(attempt: _Attempt) -> Traced:
     notes: list[Note] = []
     forwards: dict[str, Forward] = {}
     for probe in attempt.probes:
-        if probe.train.error is not None and not probe.silent:
-            message = str(probe.train.error).strip().split("\n")[0]
-            notes.append(_frozen(probe.what, "", probe.train.error_line, message))
+        # what the user's own code refuses to do at another size is nothing that the trace has frozen
+        if probe.train.error is not None and not probe.silent and probe.shop.takes(probe.inputs):
+            notes.append(_frozen(probe.what, "", probe.train.error_line, "the trace fails at another one"))
     paths = dict.fromkeys(path for one in attempt.runs() for path in one.frames)
     for path in paths:
         if path in treatment.opaque:
@@ -201,6 +202,7 @@ def _assembled(attempt: _Attempt) -> Traced:
     assert observer is not None
     calls = observer.calls({path: fault.reason for path, fault in treatment.opaque.items()})
     operators, edges = tuple(observer.operators.values()), tuple(observer.edges.values())
+    notes += never_run(observer)
     rung = "partial" if treatment.opaque else "trace"
     return Traced(rung, calls, forwards, tuple(_merged(notes)), operators, edges)
 
@@ -260,7 +262,8 @@ def _widened(
                 samples = [*samples, *more]
         except Mismatch as mismatch:
             if not probe.silent:
-                notes.append(_frozen(probe.what, path, mismatch.line, mismatch.message))
+                why = f"the forward goes another way at another one ({mismatch.message})"
+                notes.append(_frozen(probe.what, path, mismatch.line, why))
     return merged
 
 

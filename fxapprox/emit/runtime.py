@@ -43,8 +43,9 @@ def apply_plan(model: M, plan: Mapping[str, Mapping[str, Any]]) -> M:
     """The model itself, with the sites that `plan` names sampled in training.
 
     `plan` maps a site's id to the keys of a rule: `policy`, `keep`, `scope` … A layer's id is its path
-    ("model" where the model itself is the layer), a function call's the path of its FunctionCall; a call of several products has `<path>.<part>`. A `*`
-    stands for any number: "layers.*.up" is that layer of every block.
+    ("model" where the model is itself the layer), a function call's the path of its FunctionCall; a call of
+    several products has `<path>.<part>`. A `*` stands for any number: "layers.*.up" is that layer of every
+    block.
     Raises RequestError for an id that the model does not have."""
     paths = {layer_id(path): module for path, module in model.named_modules()}
     calls: dict[str, dict[str, Mapping[str, Any]]] = {}

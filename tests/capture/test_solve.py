@@ -49,7 +49,7 @@ CASES = {
 def test_the_text_says_where_a_constant_comes_from(text):
     model = Forward(CASES[text])
     found = trace(model, Inputs((torch.randn(2, 6, 4),)))
-    assert not found.notes
+    assert not [note for note in found.notes if note.topic != "never run"]
     source = found.forwards[""].source
     assert text.replace("{0}", "x") in source
     assert "_forward_eval" not in source

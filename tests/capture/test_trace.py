@@ -14,6 +14,7 @@ from torch import nn
 from fxapprox.capture._types import Inputs
 from fxapprox.capture.guards import odd_argument
 from fxapprox.capture.hooks import by_hooks
+from fxapprox.capture.runs import Workshop
 from fxapprox.capture.trace import trace
 from fxapprox.errors import CaptureError
 
@@ -137,7 +138,7 @@ def test_texts_are_the_users_own_forwards(traced):
 def test_replays_at_other_batch_sizes_and_lengths(traced):
     model, found = traced
     assert found.rung == "trace"
-    assert not found.notes
+    assert [note.topic for note in found.notes] == ["never run"]
     check_replay(model, found, images(), images(3, 6), images(1, 11))
 
 
@@ -157,7 +158,7 @@ def test_a_named_leaf_keeps_its_forward_and_its_layers_are_sites():
 def test_what_the_check_found_wrong_is_opaque():
     found = trace(Net(), images(), opaque={"blocks.1": "gradients differ"})
     assert set(found.forwards) == {"", "blocks.0"}
-    (note,) = found.notes
+    (note,) = (note for note in found.notes if note.topic != "never run")
     assert (note.topic, note.module, note.message) == ("opaque", "blocks.1", "gradients differ")
     assert "gradients differ" in {c.id: c for c in found.calls}["blocks.1.matmul_1"].refusal
 
@@ -218,11 +219,49 @@ def test_a_branch_on_a_size_is_told_and_guarded():
     found = trace(model, Inputs((ids,)))
     (note,) = found.notes
     assert note.topic == "frozen"
-    assert note.message.startswith("sequence length 6")
+    assert note.message == (
+        "sequence length 6: the forward goes another way at another one (return in one run, mul in another)"
+    )
+    assert note.source.partition(":")[0].endswith("test_trace.py")
     guard = found.forwards[""].guard
     assert odd_argument(guard, (ids,)) is None
     assert odd_argument(guard, (ids[:1],)) is None
     assert odd_argument(guard, (torch.randint(0, 10, (2, 8)),)) == "ids is a int64 tensor of shape (2, 8)"
+
+
+class OneSize(nn.Module):
+    """Refuses all images but those of 16×16: by a shape that does not fit, or by a sentence."""
+
+    def __init__(self, says: bool) -> None:
+        super().__init__()
+        self.embed, self.places, self.says = nn.Conv2d(3, 8, 4, 4), nn.Parameter(torch.randn(8, 4, 4)), says
+
+    def forward(self, x):
+        if self.says and x.shape[-1] != 16:
+            raise ValueError(f"Input width ({x.shape[-1]}) doesn't match model (16)")
+        return self.embed(x) + self.places
+
+
+@pytest.mark.parametrize(
+    "model", [OneSize(False), OneSize(True), nn.Sequential(nn.Flatten(), nn.Linear(768, 4))]
+)
+def test_a_size_that_the_model_itself_refuses_is_not_told(model):
+    assert trace(model, Inputs((torch.randn(2, 3, 16, 16),))).notes == ()
+
+
+def test_a_size_that_only_the_trace_refuses_is_told_in_a_sentence(monkeypatch):
+    model, run = nn.Conv2d(3, 4, 3), Workshop.run
+
+    def failing(self, inputs, *args, **kwargs):
+        found = run(self, inputs, *args, **kwargs)
+        if inputs.args[0].shape[-1] != 16:
+            found.error, found.error_line = RuntimeError("Attempting to broadcast …"), "net.py:7"
+        return found
+
+    monkeypatch.setattr(Workshop, "run", failing)
+    (note,) = trace(nn.Sequential(model), Inputs((torch.randn(2, 3, 16, 16),))).notes
+    assert (note.topic, note.message) == ("frozen", "image size 16×16: the trace fails at another one")
+    assert note.source == "net.py:7"
 
 
 def test_a_model_that_fails_is_told_with_its_line():

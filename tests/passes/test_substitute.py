@@ -243,3 +243,40 @@ def test_a_container_keeps_its_length_and_its_sites_follow_its_mode():
         assert isinstance(again[0].matmul_1, FunctionSite)
         assert not again[0].matmul_1.training
         assert again.train()[0].matmul_1.training
+
+
+def test_an_emitted_container_runs_no_site_as_a_member(tmp_path):
+    import runpy
+
+    import fxapprox
+
+    x = torch.randn(4, 8)
+    fast = fxapprox.rewrite(nn.Sequential(Container(), nn.Linear(4, 4)), (x,), policy="topk")
+    fxapprox.emit(fast, tmp_path / "emitted.py")
+    again = runpy.run_path(str(tmp_path / "emitted.py"))["build_model"]()
+    assert torch.equal(again(x), fast(x))
+    assert torch.equal(again.eval()(x), fast.eval()(x))
+
+
+class Stack(nn.ModuleList):
+    """A list of layers that multiplies between them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self:
+            x = layer(x) @ torch.eye(8)
+        return x
+
+
+def test_a_list_of_layers_keeps_its_members():
+    import fxapprox
+
+    x, model = torch.randn(4, 8), Stack([nn.Linear(8, 8), nn.Linear(8, 8)])
+    fast = fxapprox.rewrite(model, (x,), policy="topk")
+    for again in (fast, copy.deepcopy(fast), pickle.loads(pickle.dumps(fast))):
+        assert len(again) == len(list(again)) == len(list(again.children())) == 2
+        assert isinstance(again.matmul_2, FunctionSite)
+        assert not torch.equal(again(x), model(x))
+        assert torch.equal(again.eval()(x), model.eval()(x))
+        assert again.state_dict().keys() == model.state_dict().keys()
+        again.append(nn.Linear(8, 8))
+        assert len(again) == 3
