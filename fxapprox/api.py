@@ -17,7 +17,7 @@ from .capture._types import Capture, Inputs
 from .errors import NothingRewritten, RequestError
 from .plan import Plan, bind, fingerprint
 from .record import ATTRIBUTE
-from .rules import Rule, decide, load_rules, rules_from
+from .rules import Rule, decide, load_rules, rules_from, silenced
 
 if TYPE_CHECKING:
     from .report import Summary
@@ -45,6 +45,7 @@ def rewrite(
     min_k: int | None = None,
     scope: str | None = None,
     center: bool | None = None,
+    silence: str | Sequence[str] = (),
     leaf: Sequence[str] = (),
     front_end: str | None = None,
     **options: Any,
@@ -53,13 +54,14 @@ def rewrite(
 
     Say what is sampled with `rules` (a rules file, a list of Rule, or a Plan), or with the shorthand for
     one rule over every site: `policy`, `keep` (default 0.5), `min_k` (1), `scope` ("forward"), `center`
-    (False) and the policy's own `options`. `args` and `kwargs` are example inputs. `leaf` names modules
-    that are not looked into, `front_end` forces "trace" or "modules".
+    (False) and the policy's own `options`. `args` and `kwargs` are example inputs. `silence` names
+    warnings that are not to be said (docs/advice.md lists them). `leaf` names modules that are not looked
+    into, `front_end` forces "trace" or "modules".
 
     Evaluation computes what `model` computes; parameters, buffers and the keys of the state_dict are
     the same. Raises FxApproxError, among them NothingRewritten where every site was left exact."""
     keys = {"policy": policy, "keep": keep, "min_k": min_k, "scope": scope, "center": center, **options}
-    given = _rules(rules, keys)
+    given = silenced(_rules(rules, keys), silence)
     captured = _captured(model, args, kwargs, leaf, front_end)
     return rewritten(captured, planned(captured, given))
 
@@ -75,13 +77,14 @@ def plan(
     min_k: int | None = None,
     scope: str | None = None,
     center: bool | None = None,
+    silence: str | Sequence[str] = (),
     leaf: Sequence[str] = (),
     front_end: str | None = None,
     **options: Any,
 ) -> Plan:
     """What `rewrite` with the same arguments would do; does nothing."""
     keys = {"policy": policy, "keep": keep, "min_k": min_k, "scope": scope, "center": center, **options}
-    given = _rules(rules, keys)
+    given = silenced(_rules(rules, keys), silence)
     return planned(_captured(model, args, kwargs, leaf, front_end), given)
 
 
@@ -197,7 +200,7 @@ def _rules(rules: Rules | None, shorthand: Mapping[str, object]) -> Sequence[Rul
     if wrong or not listed or not rules:
         what = f"holds a {wrong[0]}" if wrong else "is empty" if listed else f"is a {type(rules).__name__}"
         raise RequestError(f"rules= {what}", remedy="give a rules file, a list of fxapprox.Rule, or a Plan")
-    return tuple(rules)
+    return rules
 
 
 def _reasons(plan: Plan) -> Iterator[str]:

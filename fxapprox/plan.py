@@ -8,10 +8,14 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from .choices import Choice, unserved
 from .errors import PlanMismatch
 from .sites import Site
+
+if TYPE_CHECKING:
+    from .advice import Measure
 
 _SHOWN = 5  # differences that a refusal spells out; the rest are counted
 
@@ -43,12 +47,25 @@ class Decision:
 
 @dataclass(frozen=True)
 class Plan:
-    """The whole decision for a model, in the order of its sites."""
+    """The whole decision for a model, in the order of its sites.
+
+    `findings` are the warnings it earns, `silence` the names of those that its user does not want to hear."""
 
     model: str
     fingerprint: str
     decisions: tuple[Decision, ...]
-    warnings: tuple[PlanWarning, ...] = ()
+    findings: tuple[PlanWarning, ...] = ()
+    silence: tuple[str, ...] = ()
+
+    @property
+    def warnings(self) -> tuple[PlanWarning, ...]:
+        """The findings that are to be said."""
+        return tuple(warning for warning in self.findings if warning.name not in self.silence)
+
+    @property
+    def silenced(self) -> tuple[PlanWarning, ...]:
+        """The findings that are not."""
+        return tuple(warning for warning in self.findings if warning.name in self.silence)
 
     @cached_property
     def by_id(self) -> dict[str, Decision]:
@@ -94,8 +111,9 @@ def _identity(site: Site) -> tuple[str, str, tuple[int, ...] | None]:
     return site.id, site.kind, site.weight_shape if site.weight is not None else None
 
 
-def bind(plan: Plan, sites: Sequence[Site]) -> Plan:
-    """The plan's choices for a model's present sites (other batch size, dtype or source lines).
+def bind(plan: Plan, sites: Sequence[Site], measure: Measure | None = None) -> Plan:
+    """The plan's choices for a model's present sites (other batch size, dtype or source lines), and the
+    warnings that they earn there.
 
     Raises PlanMismatch that lists the difference where the model has other sites than the plan, or one
     of them cannot do what the plan asks of it."""
@@ -111,7 +129,7 @@ def bind(plan: Plan, sites: Sequence[Site]) -> Plan:
         remedy = "\n  ".join([*shown, *([f"and {more} more"] if more > 0 else [])])
         raise PlanMismatch(f"the plan was made for another model ({plan.model})", remedy=remedy)
     decisions = tuple(replace(plan.by_id[site.id], site=site) for site in sites)
-    return replace(plan, decisions=decisions, warnings=advise(decisions))
+    return replace(plan, decisions=decisions, findings=advise(decisions, measure=measure))
 
 
 def _site_differences(planned: Sequence[Site], present: Sequence[Site]) -> list[str]:

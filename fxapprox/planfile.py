@@ -11,6 +11,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
+from .advice import read_silence
 from .errors import RequestError
 from .plan import Decision, Plan, PlanWarning
 from .problems import Problem, raise_problems
@@ -82,7 +83,10 @@ def _umask() -> int:
 
 def plan_text(plan: Plan) -> str:
     """The plan as TOML."""
-    blocks = [_HEADER + _lines({"format": FORMAT, "model": plan.model, "fingerprint": plan.fingerprint})]
+    head: dict[str, object] = {"format": FORMAT, "model": plan.model, "fingerprint": plan.fingerprint}
+    if plan.silence:
+        head["silence"] = plan.silence
+    blocks = [_HEADER + _lines(head)]
     for decision in plan.decisions:
         name = toml_value(decision.site.id)
         keys = spell_choice(decision.choice)
@@ -91,7 +95,7 @@ def plan_text(plan: Plan) -> str:
         keys["reason"] = decision.reason
         blocks.append(f"[site.{name}]\n{_lines(keys)}")
         blocks.append(f"[site.{name}.facts]\n{_lines(_site_facts(decision.site))}")
-    for warning in plan.warnings:
+    for warning in plan.findings:
         facts = {"name": warning.name, "message": warning.message, "remedy": warning.remedy,
                  "sites": warning.sites}  # fmt: skip
         blocks.append(f"[[warning]]\n{_lines(facts)}")
@@ -125,7 +129,8 @@ def load_plan(path: str | os.PathLike[str]) -> Plan:
             f"{path} is not a plan that this fxapprox reads: {found}, wanted format = {FORMAT}",
             remedy="rules files go where rules are asked for; a plan comes from Plan.save",
         )
-    problems = list(_frame_problems(document))
+    silence, wrong = read_silence(document.get("silence", []))
+    problems = [*_frame_problems(document), *wrong]
     decisions = []
     sites = document.get("site", {})
     for site_id, table in sites.items() if isinstance(sites, dict) else ():
@@ -135,12 +140,12 @@ def load_plan(path: str | os.PathLike[str]) -> Plan:
     if problems:
         lines = key_lines(text)
         raise_problems([_located(problem, path.name, lines) for problem in problems], str(path))
-    warnings = tuple(
+    findings = tuple(
         PlanWarning(w["name"], w["message"], tuple(w.get("sites", ())), w.get("remedy", ""))
         for w in document.get("warning", ())
     )
     kept = tuple(decision for decision in decisions if decision is not None)
-    return Plan(document["model"], document["fingerprint"], kept, warnings)
+    return Plan(document["model"], document["fingerprint"], kept, findings, silence)
 
 
 def _frame_problems(document: Mapping[str, Any]) -> Iterator[Problem]:
@@ -157,7 +162,7 @@ def _frame_problems(document: Mapping[str, Any]) -> Iterator[Problem]:
     ):
         yield Problem("each [[warning]] has a name and a message", ("warning",))
     for key in document:
-        if key not in ("format", "model", "fingerprint", "site", "warning"):
+        if key not in ("format", "model", "fingerprint", "silence", "site", "warning"):
             yield Problem(f"unknown key {key!r}", (key,))
 
 

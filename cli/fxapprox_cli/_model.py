@@ -18,7 +18,16 @@ if TYPE_CHECKING:
 
 
 def decision_rules(asked: Asked) -> Sequence[Rule] | Plan:
-    """The rules or the plan that the request names. Raises RequestError where it names none, or two."""
+    """The rules or the plan that the request names, and the warnings that it silences.
+
+    Raises RequestError where it names none, or two, or an unknown warning."""
+    with step("starting torch"):
+        from fxapprox.rules import silenced
+
+    return silenced(_named(asked), asked.silence)
+
+
+def _named(asked: Asked) -> Sequence[Rule] | Plan:
     with step("starting torch"):
         from fxapprox.errors import RequestError
         from fxapprox.plan import Plan

@@ -71,6 +71,14 @@ PlanFile = Annotated[
     Path | None,
     typer.Option("--plan", metavar="FILE", help="A saved plan, for this model.", rich_help_panel=_WHAT),
 ]
+Silence = Annotated[
+    list[str],
+    typer.Option(
+        metavar="NAME",
+        help="Do not say this warning (docs/advice.md lists the names); repeatable.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
 Input = Annotated[
     list[str],
     typer.Option(
@@ -139,6 +147,7 @@ class Asked:
     leaf: Leaf = field(default_factory=list)
     front_end: FrontEnd = None
     seed: Seed = 0
+    silence: Silence = field(default_factory=list)
 
     @property
     def keys(self) -> dict[str, Any]:

@@ -66,8 +66,13 @@ def facts(
         "totals": _totals(sites, captured.total_flops if captured else None),
         "sites": sites,
         "notes": [dataclasses.asdict(note) for note in captured.notes] if captured else [],
-        "warnings": [dataclasses.asdict(warning) | {"sites": list(warning.sites)} for warning in said],
+        "warnings": [_warning_facts(warning) for warning in said],
+        "silenced": [_warning_facts(warning) for warning in plan.silenced],
     }
+
+
+def _warning_facts(warning: PlanWarning) -> dict[str, Any]:
+    return dataclasses.asdict(warning) | {"sites": list(warning.sites)}
 
 
 def undecided(captured: Capture) -> Plan:

@@ -296,6 +296,9 @@ def _warnings(told: Facts) -> Iterator[Text]:
     for warning in told["warnings"]:
         text = Text("warning: ", style="yellow").append(warning["message"], style="default")
         yield text.append(f"\n  {warning['remedy']}", style="dim") if warning["remedy"] else text
+    if hushed := [warning["name"] for warning in told["silenced"]]:
+        names = ", ".join(dict.fromkeys(hushed))
+        yield Text(f"{_count(len(hushed), 'warning')} silenced: {names}", style="dim")
 
 
 def _count(number: int, noun: str) -> str:

@@ -3,17 +3,20 @@
 from ._decide import decide
 from ._explain import Explanation, Tried, explain
 from ._file import load_rules
-from ._rule import Match, NoMatch, Rule
+from ._rule import Match, NoMatch, Rule, Rules
 from ._shorthand import rules_from
+from ._silence import silenced
 
 __all__ = [
     "Explanation",
     "Match",
     "NoMatch",
     "Rule",
+    "Rules",
     "Tried",
     "decide",
     "explain",
     "load_rules",
     "rules_from",
+    "silenced",
 ]

@@ -4,30 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..advice import advise
+from ..advice import Measure, advise
 from ..choices import idle, unserved
 from ..plan import Decision, Plan
 from ..problems import raise_problems
 from ..sites import Site
-from ._lint import shadowed, unmatched
-from ._rule import Match, NoMatch, Rule
+from ._lint import unmatched
+from ._rule import Match, NoMatch, Rule, Rules
 
 _NAMED_REASONS = 2  # rules whose near miss is spelled out for a site that none matched
 
 
-def decide(sites: Sequence[Site], rules: Sequence[Rule], *, model: str, fingerprint: str) -> Plan:
+def decide(
+    sites: Sequence[Site],
+    rules: Sequence[Rule],
+    *,
+    model: str,
+    fingerprint: str,
+    measure: Measure | None = None,
+) -> Plan:
     """The plan that the rules make for these sites.
 
     A site is left alone, with the reason, where it can never be sampled, where no rule matches, where
     the rule says "exact", where the policy cannot serve it or keeps all of its pairs, and where its
     kind is opt-in and the rule does not name the kind.
 
-    Raises RequestError that lists every rule that matches no site. A rule that could only match sites
-    which earlier rules claim is a warning of the plan."""
+    `measure` is what warnings that need numbers from the model itself call for them.
+
+    Raises RequestError that lists every rule that matches no site."""
     if sites:
         raise_problems(unmatched(rules, sites, model), "the rules")
     decisions = tuple(decide_site(site, rules) for site in sites)
-    return Plan(model, fingerprint, decisions, (*shadowed(rules, sites), *advise(decisions)))
+    silence = rules.silence if isinstance(rules, Rules) else ()
+    return Plan(model, fingerprint, decisions, advise(decisions, rules, measure), silence)
 
 
 def decide_site(site: Site, rules: Sequence[Rule]) -> Decision:

@@ -7,23 +7,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..advice import read_silence
 from ..errors import one_of
 from ..problems import Problem, raise_problems
 from ..syntax import CHOICE_KEYS
 from ..toml import key_lines, read_toml
-from ._rule import CONDITION_KEYS, Rule, read_rule
+from ._rule import CONDITION_KEYS, Rule, Rules, read_rule
 
 VERSION = 1
+HEAD_KEYS = ("version", "silence", "rule")
 
 
-def load_rules(path: str | os.PathLike[str]) -> tuple[Rule, ...]:
-    """The rules of a file, in its order.
+def load_rules(path: str | os.PathLike[str]) -> Rules:
+    """The rules of a file, in its order, and the names of the warnings that it silences.
 
     Raises RequestError with every problem of the file, each with its line: not there or not readable,
     not TOML, a wrong version, no rules, unknown or ill-typed keys and values."""
     path = Path(path)
     text, document = read_toml(path, "rules file")
-    problems = _check_head(document, path.name, text)
+    silence, wrong = read_silence(document.get("silence", []))
+    problems = [*_check_head(document, path.name, text), *wrong]
     tables = document.get("rule", [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         problems.append(Problem("rule must be a list of tables", ("rule",), "head each with [[rule]]"))
@@ -41,7 +44,7 @@ def load_rules(path: str | os.PathLike[str]) -> tuple[Rule, ...]:
         if not wrong:
             rules.append(Rule.of(values, origin))
     raise_problems(sorted(problems, key=_line), str(path))
-    return tuple(rules)
+    return Rules.of(rules, silence)
 
 
 def _line(problem: Problem) -> int:
@@ -63,7 +66,7 @@ def _check_head(document: Mapping[str, Any], name: str, text: str) -> list[Probl
         message = f"version = {document['version']!r} of the rules language is not known"
         problems.append(Problem(message, ("version",), f"this fxapprox reads version = {VERSION}"))
     for key in document:
-        if key not in ("version", "rule"):
+        if key not in HEAD_KEYS:
             problems.append(Problem(f"unknown key {key!r}", (key,), _misplaced(key)))
     return problems
 
@@ -72,7 +75,7 @@ def _misplaced(key: str) -> str:
     """The remedy for an unknown top-level key: a rule's key that stands before the first [[rule]]?"""
     if key in (*CONDITION_KEYS, *CHOICE_KEYS):
         return "a rule's keys stand below a [[rule]] line"
-    return one_of(key, ("version", "rule"))
+    return one_of(key, HEAD_KEYS)
 
 
 def _located(

@@ -1,4 +1,4 @@
-"""What is wrong with rules once the sites are known: rules that match nothing, rules in the shade."""
+"""What is wrong with rules once the sites are known: rules that match nothing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import difflib
 from collections import Counter
 from collections.abc import Sequence
 
-from ..plan import PlanWarning
 from ..problems import Problem
 from ..sites import Site
 from ._rule import Match, NoMatch, Rule
@@ -58,23 +57,3 @@ def _suggestion(rule: Rule, site: Site, miss: NoMatch, sites: Sequence[Site]) ->
     bare = (rule.path or "").removeprefix("re:").strip("*^$")
     near = difflib.get_close_matches(bare, [other.id for other in sites], n=3, cutoff=0.0)
     return "path = " + " or ".join(f'"{site_id}"' for site_id in near)
-
-
-def shadowed(rules: Sequence[Rule], sites: Sequence[Site]) -> list[PlanWarning]:
-    """A warning for every rule that matches sites, all of them claimed by earlier rules."""
-    claimed: dict[str, Rule] = {}
-    found = []
-    for rule in rules:
-        matched = [site.id for site in sites if isinstance(rule.match(site), Match)]
-        if matched and all(site_id in claimed for site_id in matched):
-            earlier = list(dict.fromkeys(str(claimed[site_id]) for site_id in matched))
-            message = (
-                f"{rule} decides nothing: earlier rules claim "
-                f"{'its only site' if len(matched) == 1 else f'all {len(matched)} sites that it matches'} "
-                f"({'; '.join(earlier)})"
-            )
-            remedy = "move it above them, narrow them, or drop it"
-            found.append(PlanWarning("shadowed-rule", message, tuple(matched), remedy))
-        for site_id in matched:
-            claimed.setdefault(site_id, rule)
-    return found

@@ -6,7 +6,7 @@ import difflib
 import fnmatch
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -128,6 +128,18 @@ class Rule:
             return NoMatch(first.condition, f"{first.reason} ({self})", len(failures), first.distance)
         met = ", ".join(outcome.reason for outcome in outcomes)
         return Match(f"{met or 'every site'} ({self})")
+
+
+class Rules(tuple[Rule, ...]):
+    """Rules in their order, and `silence`: names of warnings that their user does not want to hear."""
+
+    silence: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, rules: Iterable[Rule], silence: Iterable[str] = ()) -> Rules:
+        made = cls(rules)
+        made.silence = tuple(dict.fromkeys(silence))
+        return made
 
 
 def _asked(rule: Rule, check: Any) -> bool:
