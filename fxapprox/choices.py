@@ -5,25 +5,29 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from .policies import Policy
-from .sites import PRODUCTS, ProductName, Site
+from .policies import SCOPES, AnyPolicy, NodePolicy, Scope
+from .sites import PRODUCTS, Product, ProductName, Site
 
-Scope = Literal["forward", "backward", "grad-weight", "straight-through", "per product"]
-SCOPES: tuple[Scope, ...] = ("forward", "backward", "grad-weight", "straight-through")
+__all__ = ["SCOPES", "Choice", "Sampled", "Scope", "Treatment", "drawn_from", "idle", "never_served", "unserved"]
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """One product under a policy. `keep` in (0, 1]; k = max(min_k, floor(keep·n)), at most n.
-    `center` adds the control variate of the mean (forward product only)."""
+    """One product under a policy. `keep` in (0, 1]; k = max(min_k, floor(keep·n)), at most n. A policy with
+    options of its own for the size (`sized_by`) says `keep` itself.
+    `center` adds the control variate of the mean (forward product of a policy over pairs only)."""
 
-    policy: Policy
+    policy: AnyPolicy
     keep: float = 0.5
     min_k: int = 1
     center: bool = False
 
+    def __post_init__(self) -> None:
+        if self.policy.own_keep is not None:
+            object.__setattr__(self, "keep", self.policy.own_keep)
+
     def k(self, pairs: int) -> int:
-        """Pairs kept of `pairs`. The product is exact where this equals `pairs`."""
+        """Pairs (or nodes) kept of `pairs`. The product is exact where this equals `pairs`."""
         # the 1e-9 keeps floor(0.29 * 100) at 29 where 0.29 * 100 is 28.999999999999996
         return min(max(self.min_k, int(self.keep * pairs + 1e-9)), pairs)
 
@@ -56,8 +60,17 @@ class Choice:
         return getattr(self, product)
 
 
+def drawn_from(site: Site, product: ProductName, sampled: Sampled) -> Product:
+    """What a policy chooses from: the product's pairs, or the site's output nodes."""
+    return site.products["grad_input" if sampled.policy.samples == "nodes" else product]
+
+
 def never_served(choice: Choice) -> str | None:
     """Why the choice can be carried out at no site whatever; None where it can at some."""
+    for product in PRODUCTS:
+        treatment = choice.treatment(product)
+        if isinstance(treatment, Sampled) and treatment.policy.samples == "nodes":
+            return _nodes_misplaced(choice, treatment)
     treatment = choice.grad_weight
     if isinstance(treatment, Sampled) and treatment.policy.scores == "weight":
         return (
@@ -67,11 +80,32 @@ def never_served(choice: Choice) -> str | None:
     return None
 
 
+def _nodes_misplaced(choice: Choice, sampled: Sampled) -> str | None:
+    """Why output nodes cannot be sampled as the choice says; None where they can."""
+    name, scopes = sampled.policy.name, sampled.policy.scopes
+    words = " or ".join(f'"{scope}"' for scope in scopes)
+    if sampled.center:
+        return f"policy {name!r} samples output nodes: center is of sampled pairs, whose mean it adds"
+    if choice.scope == "per product":
+        return (
+            f"policy {name!r} samples output nodes: all products of a site go through the same ones, so it is "
+            f"named for the site, with scope {words}, not for one product"
+        )
+    if choice.scope not in scopes or choice != Choice.of_scope(choice.scope, sampled):
+        return f'policy {name!r} samples output nodes: it serves scope {words}, not "{choice.scope}"'
+    return None
+
+
 def unserved(site: Site, choice: Choice) -> str | None:
     """Why the choice cannot be carried out at this site; None where it can."""
     reason = never_served(choice)
-    if reason is not None or site.weight is not None:
+    if reason is not None:
         return reason
+    for treatment in (choice.forward, choice.grad_input):
+        if isinstance(treatment, Sampled) and isinstance(treatment.policy, NodePolicy):
+            return treatment.policy.refuses(site)
+    if site.weight is not None:
+        return None
     for treatment in (choice.forward, choice.grad_input):
         if isinstance(treatment, Sampled) and treatment.policy.scores == "weight":
             return (
@@ -88,16 +122,17 @@ def idle(site: Site, choice: Choice) -> str | None:
     example inputs have there decides nothing. `keep = 1` asks for all pairs by name, and is obeyed."""
     reasons = []
     for product in PRODUCTS:
-        treatment, facts = choice.treatment(product), site.products[product]
+        treatment = choice.treatment(product)
         if not isinstance(treatment, Sampled):
             continue
-        if product != "forward" and facts.flops == 0 and site.products["forward"].flops > 0:
+        facts, nodes = drawn_from(site, product, treatment), treatment.policy.samples == "nodes"
+        if product != "forward" and site.products[product].flops == 0 and site.products["forward"].flops > 0:
             reasons.append(f"a training step never computes {product} here")
-        elif product == "grad_weight" or treatment.keep == 1 or treatment.k(facts.pairs) < facts.pairs:
+        elif (product == "grad_weight" and not nodes) or treatment.keep == 1 or treatment.k(facts.pairs) < facts.pairs:
             return None
         else:
             reasons.append(
-                f"{product} keeps all {facts.pairs} pairs "
+                f"{product} keeps all {facts.pairs} {treatment.policy.samples} "
                 f"({facts.over}; keep {treatment.keep:g}, min_k {treatment.min_k})"
             )
     return "; ".join(reasons) or "every product is exact"

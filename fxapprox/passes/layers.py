@@ -22,6 +22,8 @@ from ..choices import Sampled as SampledProduct
 from ..errors import RequestError
 from ..kinds import Call, Kind, Operation, Refusal, recognise
 from ..problems import raise_problems
+from ..policies._nodes import Derived
+from ..sampling.nodes import node_choice, node_product
 from ..sampling.product import sampled_product
 from ..sampling.streams import Draw, SiteStream
 from ..sites import PRODUCTS
@@ -47,19 +49,43 @@ class Attachments(list["Attachment"]):
 @dataclass
 class Part:
     """One product of a call: its site, what is done there, and its random numbers. `exact` where it keeps
-    every pair, `random` where it draws."""
+    every pair, `random` where it draws. `kept` is what a node policy keeps here between steps."""
 
     choice: Choice
     stream: SiteStream
     exact: bool
     random: bool
+    kept: Derived | None = None
     attachments: Attachments = field(default_factory=Attachments)
 
     @classmethod
     def of(cls, site: str, choice: Choice) -> Part:
         treatments = [choice.treatment(product) for product in PRODUCTS]
         sampled = [how for how in treatments if isinstance(how, SampledProduct) and how.keep < 1]
-        return cls(choice, SiteStream(site), not sampled, any(how.policy.random for how in sampled))
+        nodes = node_choice(choice)
+        kept = nodes[1].keeps() if nodes else None
+        return cls(choice, SiteStream(site), not sampled, any(how.policy.random for how in sampled), kept)
+
+    def run(self, operation: Operation) -> Tensor:
+        """The operation's result in training."""
+        draw = self.draw(operation.left)
+        if node_choice(self.choice):
+            return node_product(operation, self.choice, draw, self.kept)
+        return sampled_product(operation, self.choice, draw)
+
+    def evaluate(self, operation: Operation) -> Tensor:
+        """The operation's result in evaluation, for a policy that does not evaluate exactly."""
+        nodes = node_choice(self.choice)
+        if nodes is None or nodes[1].evaluation == "exact":
+            return _exact(operation)
+        result = operation.bilinear.forward(operation.left, operation.right, operation.bias)
+        return _finished(operation, nodes[1].evaluate(result))
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether evaluation is other than the exact model's."""
+        nodes = node_choice(self.choice)
+        return nodes is not None and nodes[1].evaluation == "own"
 
     def draw(self, left: Tensor) -> Draw:
         """The draw of this forward; without chance all are the same, and nothing is counted: a number
@@ -99,6 +125,21 @@ class Sites:
         ids = {part: f"{site}.{part}" if part else site for part in choices}
         return cls(kind, {part: Part.of(ids[part], choice) for part, choice in choices.items()})
 
+    @property
+    def evaluates(self) -> bool:
+        """Whether evaluation is other than the exact call."""
+        return any(part.evaluates for part in self.parts.values())
+
+    def evaluate(self, call: Call) -> Any:
+        """The call's result in evaluation."""
+        return self.kind.run(call, self._evaluated) if self.evaluates else self.kind.exact(call)
+
+    def forget(self) -> None:
+        """The weight is another: loaded, moved or cast."""
+        for part in self.parts.values():
+            if part.kept is not None:
+                part.kept.forget()
+
     def run(self, call: Call) -> Any:
         """The call's result in training; with keep = 1 the call as it was written, for the kind's normal form
         may add up in another order."""
@@ -116,10 +157,13 @@ class Sites:
         if isinstance(operation, Refusal):
             return torch.empty(0)  # not looked at: the kind runs the call as it was written
         part = self.parts.get(name)
-        if part is None:
-            result = operation.bilinear.forward(operation.left, operation.right, operation.bias)
-            return operation.finish(result) if operation.finish else result
-        return sampled_product(operation, part.choice, part.draw(operation.left))
+        return _exact(operation) if part is None else part.run(operation)
+
+    def _evaluated(self, name: str, operation: Operation | Refusal) -> Tensor:
+        if isinstance(operation, Refusal):
+            return torch.empty(0)
+        part = self.parts.get(name)
+        return _exact(operation) if part is None else part.evaluate(operation)
 
     def __str__(self) -> str:
         """What is done, as an extra_repr shows it."""
@@ -131,29 +175,51 @@ class Sites:
         return "; ".join(texts)
 
 
+def _exact(operation: Operation) -> Tensor:
+    return _finished(operation, operation.bilinear.forward(operation.left, operation.right, operation.bias))
+
+
+def _finished(operation: Operation, result: Tensor) -> Tensor:
+    return operation.finish(result) if operation.finish else result
+
+
 def _text(value: object) -> str:
     if isinstance(value, Mapping):
         return "(" + ", ".join(f"{key}={_text(item)}" for key, item in value.items()) + ")"
     return str(value)
 
 
-class Sampled(nn.Module):
-    """The mark of a layer whose products are sampled; comes before the layer's own class."""
+class SiteModule(nn.Module):
+    """A module that holds sites: lets them hear when the weight is loaded, moved or cast."""
 
     _fxapprox: Sites
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._fxapprox.forget()
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        self._fxapprox.forget()
+        return super()._apply(*args, **kwargs)
+
+
+class Sampled(SiteModule):
+    """The mark of a layer whose products are sampled; comes before the layer's own class."""
+
     _fxapprox_base: ClassVar[type[nn.Module]]
 
     def __init_subclass__(cls) -> None:
         """Keep the generated class from registering itself where a user's base class lists subclasses."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if not self.training:
+        if not self.training and not self._fxapprox.evaluates:
             return super().forward(*args, **kwargs)
         # a parametrized weight is computed once however often the kind looks at it: spectral norm's
         # power iteration moves on at every look
         once = parametrize.cached() if "parametrizations" in self._modules else contextlib.nullcontext()
         with once:
-            return self._fxapprox.run(Call(args, kwargs, module=self))
+            call = Call(args, kwargs, module=self)
+            return self._fxapprox.run(call) if self.training else self._fxapprox.evaluate(call)
 
     def extra_repr(self) -> str:
         return ", ".join(filter(None, (super().extra_repr(), str(self._fxapprox))))
@@ -239,7 +305,7 @@ def _choice(site: str, keys: Mapping[str, Any]) -> Choice | None:
     return choice
 
 
-class FunctionSite(nn.Module):
+class FunctionSite(SiteModule):
     """A call of a function (`torch.matmul`, `F.linear` …) whose products are sampled in training.
 
     Stands as a child in the module whose forward holds the call, so that `.train()` and `.eval()`
@@ -254,9 +320,8 @@ class FunctionSite(nn.Module):
         self._fxapprox = Sites.of(kind, site, choices)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if not self.training:
-            return self.function(*args, **kwargs)
-        return self._fxapprox.run(Call(args, kwargs, function=self.function))
+        call = Call(args, kwargs, function=self.function)
+        return self._fxapprox.run(call) if self.training else self._fxapprox.evaluate(call)
 
     def extra_repr(self) -> str:
         return f"{getattr(self.function, '__name__', self.function)}, {self._fxapprox}"

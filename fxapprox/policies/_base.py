@@ -1,4 +1,4 @@
-"""A policy: scores and k in, a Selection out."""
+"""A policy: scores and k in, a Selection out. What samples output nodes instead of pairs is in `_nodes.py`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 
 from ..registry import Registry
+from ..sites import ProductName
 
-Scores = Literal["pair", "weight", "none"]
+Scores = Literal["pair", "weight", "none", "hash", "result", "grad"]
 Size = Literal["k", "about k", "all"]
+Scope = Literal["forward", "backward", "grad-weight", "straight-through", "per product"]
+SCOPES: tuple[Scope, ...] = ("forward", "backward", "grad-weight", "straight-through")
 
 
 @dataclass(frozen=True)
@@ -35,23 +38,49 @@ class Stream(Protocol):
     def generator(self) -> torch.Generator: ...
 
 
-class Policy(ABC):
-    """A score, a draw and a scale. Subclasses are frozen dataclasses whose fields are their options.
+class AnyPolicy(ABC):
+    """What every policy is: facts, and options. Subclasses are frozen dataclasses whose fields are the options.
 
-    Class facts, set by the `policy` decorator: `name`; `source` (paper and section); `unbiased`
-    (E[product] is the exact product); `random` (draws from the stream); `scores`: what the score
-    is made of — "pair" is ‖A_i‖·‖B_i‖, "weight" is ‖B_i‖ where B is the layer's weight (so a product
-    without the weight among its operands cannot be served), "none" passes a row of ones; `size`:
-    "k" keeps exactly k pairs, "about k" a random number of mean k (rows are padded with pairs of scale
-    0), "all" every pair. Where an option changes a fact (`scale="none"` makes `uniform` biased) the
-    instance carries its own value, so read facts from the instance once there is one."""
+    Class facts, most of them set by the decorators `policy` and `node_policy`: `name`; `source` (paper and
+    section); `unbiased` (E[product] is the exact product); `random` (draws from the stream); `samples`: "pairs"
+    of the contracted dimension, or "nodes" of the output (rows of the weight); `scores`: what a choice goes
+    by; `size`: "k" keeps exactly k, "about k" a random number of mean k, "all" everything;
+    `scopes`: the scopes it can serve, the first of them its default; `sized_by`: options of its own that say
+    how much is kept in place of `keep`, which is then an error; `evaluation`: "exact", or "own" where
+    evaluation computes something else than the exact model does.
+
+    Where an option changes a fact (`scale="none"` makes `uniform` biased) the instance carries its own
+    value, so read facts from the instance once there is one."""
 
     name: ClassVar[str]
     source: ClassVar[str]
     unbiased: ClassVar[bool]
     random: ClassVar[bool]
+    samples: ClassVar[Literal["pairs", "nodes"]]
     scores: ClassVar[Scores]
     size: ClassVar[Size]
+    scopes: ClassVar[tuple[Scope, ...]] = SCOPES
+    sized_by: ClassVar[tuple[str, ...]] = ()
+    evaluation: ClassVar[Literal["exact", "own"]] = "exact"
+
+    @property
+    def own_keep(self) -> float | None:
+        """The share that is kept, where the options in `sized_by` say it; None where `keep` does."""
+        return None
+
+    def work(self, product: ProductName, k: int, n: int, rows: int) -> float:
+        """The expected share of the exact product's FLOPs when k of n are kept, for a batch of `rows`."""
+        return k / n
+
+
+class Policy(AnyPolicy):
+    """A score, a draw and a scale for column-row pairs.
+
+    `scores` says what the score is made of: "pair" is ‖A_i‖·‖B_i‖, "weight" is ‖B_i‖ where B is the
+    layer's weight (so a product without the weight among its operands cannot be served), "none" passes a
+    row of ones. A draw of size "about k" pads its rows with pairs of scale 0."""
+
+    samples = "pairs"
 
     @abstractmethod
     def select(self, scores: Tensor, k: int, stream: Stream) -> Selection:
@@ -65,7 +94,7 @@ class Policy(ABC):
         """
 
 
-policies: Registry[type[Policy]] = Registry("policy", "fxapprox.policies")
+policies: Registry[type[AnyPolicy]] = Registry("policy", "fxapprox.policies")
 P = TypeVar("P", bound=type[Policy])
 
 

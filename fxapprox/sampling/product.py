@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from ..choices import Choice, Sampled, Treatment
 from ..errors import RequestError
 from ..kinds import Bilinear, Operand, Operation
-from ..policies import Selection
+from ..policies import Policy, Selection
 from ..sites import PRODUCTS, ProductName
 from .scores import pair_scores
 from .streams import Draw
@@ -34,15 +34,19 @@ def sampled_product(operation: Operation, choice: Choice, draw: Draw) -> Tensor:
     if job is None:
         result = bilinear.forward(operation.left, operation.right, operation.bias)
     else:
-        device = operation.left.device.type
-        operands = (operation.left, operation.right, operation.bias)
-        if torch.is_autocast_enabled(device):
-            dtype = torch.get_autocast_dtype(device)
-            with torch.autocast(device, enabled=False):
-                result = _SampledProduct.apply(*(_cast(operand, dtype) for operand in operands), job)
-        else:
-            result = _SampledProduct.apply(*operands, job)
+        result = applied(_SampledProduct, operation, job)
     return operation.finish(result) if operation.finish else result
+
+
+def applied(function: type[torch.autograd.Function], operation: Operation, job: object) -> Tensor:
+    """`function.apply(left, right, bias, job)`, under autocast with operands of its dtype and without it inside."""
+    device = operation.left.device.type
+    operands = (operation.left, operation.right, operation.bias)
+    if not torch.is_autocast_enabled(device):
+        return function.apply(*operands, job)
+    dtype = torch.get_autocast_dtype(device)
+    with torch.autocast(device, enabled=False):
+        return function.apply(*(_cast(operand, dtype) for operand in operands), job)
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ class _Job:
         self, product: ProductName, how: Sampled, first: Tensor, second: Tensor, mean: Tensor | None = None
     ) -> Selection:
         shape = self.sizes(product)
+        assert isinstance(how.policy, Policy)
         scores = pair_scores(how.policy.scores, self.bilinear, product, first, second, shape, mean)
         return how.policy.select(scores, how.k(shape[1]), self.draw.stream(product))
 
@@ -90,7 +95,7 @@ class _Job:
             if selection.scale is None
             else selection.scale
         )
-        kept = ones.new_zeros(groups, pairs).scatter_add_(1, selection.index, ones)
+        kept = ones.newzeros(groups, pairs).scatter_add_(1, selection.index, ones)
         return self.bilinear.scale("forward", 0, short, 1 - kept)
 
 
@@ -250,7 +255,7 @@ def _reused_grad_left(ctx: Any, grad: Tensor, saved: _Saved, selection: Selectio
     kept = job.bilinear.grad_left(grad, kept_right, tuple(ctx.kept_shapes[0]))
     if selection.scale is not None and ctx.scaled == 0:
         kept = job.bilinear.scale("forward", 0, kept, selection.scale)
-    full = _zeros(job.left_shape, ctx.strides[0], kept)
+    full = zeros(job.left_shape, ctx.strides[0], kept)
     job.bilinear.put("forward", 0, full, kept, selection.index, selection.unique)
     if isinstance(job.forward, Sampled) and job.forward.center:
         assert saved.right is not None
@@ -266,7 +271,7 @@ def _reused_grad_right(ctx: Any, grad: Tensor, saved: _Saved, selection: Selecti
     kept = job.bilinear.grad_right(grad, saved.kept_left, tuple(ctx.kept_shapes[1]))
     if selection.scale is not None and ctx.scaled == 1:
         kept = job.bilinear.scale("forward", 1, kept, selection.scale)
-    full = _zeros(job.right_shape, ctx.strides[1], kept)
+    full = zeros(job.right_shape, ctx.strides[1], kept)
     job.bilinear.put("forward", 1, full, kept, selection.index, selection.unique)
     if saved.mean is not None:
         rest = job.rest_of(saved.mean, selection)
@@ -274,8 +279,8 @@ def _reused_grad_right(ctx: Any, grad: Tensor, saved: _Saved, selection: Selecti
     return full
 
 
-def _zeros(shape: tuple[int, ...], strides: tuple[int, ...], like: Tensor) -> Tensor:
+def zeros(shape: tuple[int, ...], strides: tuple[int, ...], like: Tensor) -> Tensor:
     """Dense zeros of `shape` in the memory format that `strides` belong to, dtype and device of `like`."""
     order = sorted(range(len(shape)), key=strides.__getitem__, reverse=True)
-    zeros = like.new_zeros([shape[d] for d in order])
+    zeros = like.newzeros([shape[d] for d in order])
     return zeros.permute(sorted(range(len(shape)), key=order.__getitem__))

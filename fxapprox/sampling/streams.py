@@ -16,7 +16,7 @@ import sys
 import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import Any
 
@@ -50,12 +50,14 @@ class _Generator:
 
 @dataclass(frozen=True)
 class Draw:
-    """One forward pass of a site: everything random in it and in its backward pass follows from this."""
+    """One forward pass of a site: everything random in it and in its backward pass follows from this.
+    `again` where it repeats an earlier one, to be computed once more for a backward pass."""
 
     site: str
     seed: int
     number: int
     rank: int = 0
+    again: bool = field(default=False, compare=False)
 
     def stream(self, product: str) -> _Generator:
         """Random numbers for one product; asked again, it starts over (so a repeated backward repeats)."""
@@ -144,7 +146,7 @@ class SiteStream:
         task = _graph_task()
         ticket = next((ticket for ticket in queue if ticket.used_in != task), queue[0])
         ticket.used_in = task
-        return ticket.draw
+        return replace(ticket.draw, again=True)
 
     def _reseeded(self) -> bool:
         """Whether torch.manual_seed was called since the last draw.
