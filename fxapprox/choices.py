@@ -8,7 +8,17 @@ from typing import Literal
 from .policies import SCOPES, AnyPolicy, NodePolicy, Scope
 from .sites import PRODUCTS, Product, ProductName, Site
 
-__all__ = ["SCOPES", "Choice", "Sampled", "Scope", "Treatment", "drawn_from", "idle", "never_served", "unserved"]
+__all__ = [
+    "SCOPES",
+    "Choice",
+    "Sampled",
+    "Scope",
+    "Treatment",
+    "drawn_from",
+    "idle",
+    "never_served",
+    "unserved",
+]
 
 
 @dataclass(frozen=True)
@@ -30,6 +40,13 @@ class Sampled:
         """Pairs (or nodes) kept of `pairs`. The product is exact where this equals `pairs`."""
         # the 1e-9 keeps floor(0.29 * 100) at 29 where 0.29 * 100 is 28.999999999999996
         return min(max(self.min_k, int(self.keep * pairs + 1e-9)), pairs)
+
+    @property
+    def size_in_words(self) -> str:
+        """`keep 0.5`, or the options that stand in its place: `max_active 0.05`."""
+        if not self.policy.sized_by:
+            return f"keep {self.keep:g}"
+        return ", ".join(f"{name} {getattr(self.policy, name):g}" for name in self.policy.sized_by)
 
 
 Treatment = Sampled | Literal["exact", "reuse"]
@@ -88,8 +105,8 @@ def _nodes_misplaced(choice: Choice, sampled: Sampled) -> str | None:
         return f"policy {name!r} samples output nodes: center is of sampled pairs, whose mean it adds"
     if choice.scope == "per product":
         return (
-            f"policy {name!r} samples output nodes: all products of a site go through the same ones, so it is "
-            f"named for the site, with scope {words}, not for one product"
+            f"policy {name!r} samples output nodes: all products of a site go through the same ones, so it "
+            f"is named for the site, with scope {words}, not for one product"
         )
     if choice.scope not in scopes or choice != Choice.of_scope(choice.scope, sampled):
         return f'policy {name!r} samples output nodes: it serves scope {words}, not "{choice.scope}"'
@@ -128,7 +145,11 @@ def idle(site: Site, choice: Choice) -> str | None:
         facts, nodes = drawn_from(site, product, treatment), treatment.policy.samples == "nodes"
         if product != "forward" and site.products[product].flops == 0 and site.products["forward"].flops > 0:
             reasons.append(f"a training step never computes {product} here")
-        elif (product == "grad_weight" and not nodes) or treatment.keep == 1 or treatment.k(facts.pairs) < facts.pairs:
+        elif (
+            (product == "grad_weight" and not nodes)
+            or treatment.keep == 1
+            or treatment.k(facts.pairs) < facts.pairs
+        ):
             return None
         else:
             reasons.append(

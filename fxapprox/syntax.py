@@ -13,7 +13,7 @@ from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 from .choices import SCOPES, Choice, Sampled, Treatment, never_served
 from .errors import RequestError, one_of
-from .policies import Policy, policies
+from .policies import AnyPolicy, policies
 from .problems import Problem, typed
 from .sites import PRODUCTS
 
@@ -72,7 +72,7 @@ def _read_short(keys: Mapping[str, object], also: Iterable[str], problems: list[
         )
     if sampled is None or problems:
         return None
-    return Choice.of_scope(scope or "forward", sampled)
+    return Choice.of_scope(scope or sampled.policy.scopes[0], sampled)
 
 
 def _read_products(
@@ -151,6 +151,15 @@ def _read_sampled(
     policy = None
     if name is not None:
         policy = _read_policy(name, options, (*allowed, *also), problems)
+    if policy is not None and policy.own_keep is not None:
+        own = " and ".join(policy.sized_by)
+        problems.extend(
+            Problem(
+                f"{key} beside policy {name!r}, which has a size of its own", (key,), f"set {own} instead"
+            )
+            for key in ("keep", "min_k")
+            if key in keys
+        )
     if policy is None or len(problems) > before or name == "exact":
         return None
     return Sampled(
@@ -163,7 +172,7 @@ def _read_sampled(
 
 def _read_policy(
     name: str, options: Mapping[str, object], other_keys: tuple[str, ...], problems: list[Problem]
-) -> Policy | None:
+) -> AnyPolicy | None:
     """The policy with its options; None where one of them is wrong."""
     known = policies.all()
     if name not in known:
@@ -179,7 +188,7 @@ def _read_policy(
     if wrong:
         return None
     try:
-        return cast(Callable[..., Policy], cls)(**options)
+        return cast(Callable[..., AnyPolicy], cls)(**options)
     except (RequestError, TypeError, ValueError) as error:
         # only the policy itself knows how its options must fit together
         message = error.message if isinstance(error, RequestError) else f"policy {name!r}: {error}"
@@ -188,7 +197,7 @@ def _read_policy(
         return None
 
 
-def option_types(cls: type[Policy]) -> dict[str, Any]:
+def option_types(cls: type[AnyPolicy]) -> dict[str, Any]:
     """A policy's own options: name → annotation."""
     hints = get_type_hints(cls)
     return {field.name: hints[field.name] for field in fields(cast(Any, cls)) if field.init}
@@ -244,7 +253,9 @@ def spell_choice(choice: Choice | None) -> dict[str, object]:
 
 
 def _spell_sampled(sampled: Sampled, scope: str | None = None) -> dict[str, object]:
-    keys: dict[str, object] = {"policy": sampled.policy.name, "keep": sampled.keep, "min_k": sampled.min_k}
+    keys: dict[str, object] = {"policy": sampled.policy.name}
+    if sampled.policy.own_keep is None:
+        keys |= {"keep": sampled.keep, "min_k": sampled.min_k}
     if scope is not None:
         keys["scope"] = scope
     if sampled.center:

@@ -28,6 +28,8 @@ UNBIASED = [name for name, policy in fxapprox.policies.policies.all().items() if
     ("name", "scope"), [("linear", "forward"), ("mlp", "grad-weight"), ("stdconv", "backward")]
 )
 def test_unbiased_policies_are_unbiased(policy, name, scope):
+    if scope not in fxapprox.policies.policies.get(policy).scopes:
+        return
     model, fast, args, kwargs = fresh(name, policy=policy, scope=scope, keep=0.5)
     fast.double(), model.double()
     args = tuple(arg.double() for arg in args)

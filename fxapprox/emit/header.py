@@ -72,13 +72,13 @@ def _treatment(choice: Choice) -> str:
         spelled = ((product, choice.treatment(product)) for product in PRODUCTS)
         return ", ".join(f"{product} {_sampled(how)}" for product, how in spelled if how != "exact")
     sampled = next(how for p in PRODUCTS if isinstance(how := choice.treatment(p), Sampled))
-    return f"{sampled.policy.name} · {choice.scope} · keep {sampled.keep:g}" + (
+    return f"{sampled.policy.name} · {choice.scope} · {sampled.size_in_words}" + (
         " · centred" if sampled.center else ""
     )
 
 
 def _sampled(how: Any) -> str:
-    return f"{how.policy.name} · keep {how.keep:g}" if isinstance(how, Sampled) else str(how)
+    return f"{how.policy.name} · {how.size_in_words}" if isinstance(how, Sampled) else str(how)
 
 
 def _reasons(left: Sequence[Decision]) -> str:

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..choices import Sampled
+from ..choices import Sampled, drawn_from
 from ..plan import Decision, Plan
 from ..sites import PRODUCTS
 from ..syntax import spell_choice
@@ -82,7 +82,7 @@ def _share(decision: Decision) -> str:
     for product in PRODUCTS:
         how = decision.choice.treatment(product)
         if isinstance(how, Sampled):
-            return f"keeps {how.keep:.0%} of {decision.site.products[product].over}"
+            return f"keeps {how.keep:.0%} of {drawn_from(decision.site, product, how).over}"
     return "exact"
 
 
@@ -90,9 +90,10 @@ def _kept(decision: Decision) -> str:
     """What is kept of the first product that is sampled."""
     assert decision.choice is not None
     for product in PRODUCTS:
-        how, facts = decision.choice.treatment(product), decision.site.products[product]
+        how = decision.choice.treatment(product)
         if isinstance(how, Sampled):
-            if product == "grad_weight":  # over the batch, whose size is free
+            facts = drawn_from(decision.site, product, how)
+            if facts is decision.site.products["grad_weight"]:  # over the batch, whose size is free
                 return _share(decision)
             return f"keeps {how.k(facts.pairs)} of {facts.pairs} {facts.over}"
     return "exact"
@@ -120,8 +121,10 @@ def _value(value: Any) -> str:
 
 
 def _constant(keys: Mapping[str, Any]) -> str:
-    """TOPK_50 for topk, keep 0.5."""
+    """TOPK_50 for topk, keep 0.5; ALSH for a policy that has a size of its own."""
     if "policy" not in keys:
         return "PER_PRODUCT"
     policy = "".join(c if c.isalnum() else "_" for c in str(keys["policy"])).upper()
+    if "keep" not in keys:
+        return policy
     return f"{policy}_{format(100 * keys['keep'], 'g').replace('.', '_').replace('-', '_')}"

@@ -83,7 +83,7 @@ class AxisBilinear(Bilinear):
     def take(self, product: ProductName, operand: Operand, tensor: Tensor, index: Tensor) -> Tensor:
         pairs, groups = self._pairs(product, operand)
         if groups == 1 or pairs.block is None:
-            return _index_select(tensor, pairs.dim, flat(index, tensor.shape[pairs.dim] // groups))
+            return _index_select(tensor, pairs.dim, positions(index, tensor.shape[pairs.dim] // groups))
         blocks, dim = _blocks(tensor, pairs.dim, pairs.block, groups)
         kept = blocks.gather(dim, _spread(index, blocks.shape, pairs.block, dim))
         return kept.flatten(pairs.block, pairs.block + 1)
@@ -103,8 +103,8 @@ class AxisBilinear(Bilinear):
     ) -> None:
         pairs, groups = self._pairs(product, operand)
         if groups == 1 or pairs.block is None:
-            flat = flat(index, full.shape[pairs.dim] // groups)
-            (full.index_copy_ if unique else full.index_add_)(pairs.dim, flat, kept)
+            at = positions(index, full.shape[pairs.dim] // groups)
+            (full.index_copy_ if unique else full.index_add_)(pairs.dim, at, kept)
             return
         blocks, dim = _blocks(full, pairs.dim, pairs.block, groups)
         kept_blocks, _ = _blocks(kept, pairs.dim, pairs.block, groups)
@@ -129,7 +129,7 @@ class AxisBilinear(Bilinear):
         return (at.second if operand else at.first), at.groups
 
 
-def flat(index: Tensor, pairs: int) -> Tensor:
+def positions(index: Tensor, pairs: int) -> Tensor:
     """Positions `[groups·k]` along a dimension of groups·pairs from an index `[groups, k]`."""
     if index.shape[0] == 1:
         return index[0]

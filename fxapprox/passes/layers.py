@@ -21,8 +21,8 @@ from ..choices import Choice
 from ..choices import Sampled as SampledProduct
 from ..errors import RequestError
 from ..kinds import Call, Kind, Operation, Refusal, recognise
-from ..problems import raise_problems
 from ..policies._nodes import Derived
+from ..problems import raise_problems
 from ..sampling.nodes import node_choice, node_product
 from ..sampling.product import sampled_product
 from ..sampling.streams import Draw, SiteStream

@@ -1,4 +1,4 @@
-"""A policy: scores and k in, a Selection out. What samples output nodes instead of pairs is in `_nodes.py`."""
+"""A policy: scores and k in, a Selection out. What samples output nodes instead is in `_nodes.py`."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ class Stream(Protocol):
 
 
 class AnyPolicy(ABC):
-    """What every policy is: facts, and options. Subclasses are frozen dataclasses whose fields are the options.
+    """What every policy is: facts, and options. Subclasses are frozen dataclasses whose fields are options.
 
     Class facts, most of them set by the decorators `policy` and `node_policy`: `name`; `source` (paper and
-    section); `unbiased` (E[product] is the exact product); `random` (draws from the stream); `samples`: "pairs"
-    of the contracted dimension, or "nodes" of the output (rows of the weight); `scores`: what a choice goes
-    by; `size`: "k" keeps exactly k, "about k" a random number of mean k, "all" everything;
+    section); `unbiased` (E[product] is the exact product); `random` (draws from the stream); `samples`:
+    "pairs" of the contracted dimension, or "nodes" of the output (rows of the weight); `scores`: what a
+    choice goes by; `size`: "k" keeps exactly k, "about k" a random number of mean k, "all" everything;
     `scopes`: the scopes it can serve, the first of them its default; `sized_by`: options of its own that say
     how much is kept in place of `keep`, which is then an error; `evaluation`: "exact", or "own" where
     evaluation computes something else than the exact model does.

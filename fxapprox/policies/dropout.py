@@ -12,7 +12,11 @@ from ._nodes import Active, Layer, NodePolicy, node_policy
 
 
 @node_policy(
-    "dropout", source="Ebrahimi et al. 2023, section 4.1 (p = 0.05)", unbiased=True, random=True, scores="none"
+    "dropout",
+    source="Ebrahimi et al. 2023, section 4.1 (p = 0.05)",
+    unbiased=True,
+    random=True,
+    scores="none",
 )
 @dataclass(frozen=True)
 class Dropout(NodePolicy):

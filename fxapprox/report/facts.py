@@ -11,7 +11,7 @@ from typing import Any, Protocol, cast
 import torch
 
 from ..capture._types import Capture, Edge, Note, Operator
-from ..choices import Choice, Sampled, Treatment
+from ..choices import Choice, Sampled, Treatment, drawn_from
 from ..kinds import kinds
 from ..plan import Decision, Plan, PlanWarning, fingerprint
 from ..policies import policies
@@ -115,19 +115,20 @@ def site_facts(decision: Decision) -> dict[str, Any]:
 
 
 def flops_after(site: Site, choice: Choice | None, product: ProductName) -> int:
-    """FLOPs of one product as chosen: k of n pairs; "reuse" goes through the forward's k.
+    """FLOPs of one product as chosen: k of n pairs or nodes; "reuse" goes through the forward's k.
 
     A centred forward adds its mean term, one row of the batch, to the products that go through it."""
     one = site.products[product]
     sampled = _sampled(choice, product)
     if choice is None or sampled is None or one.pairs == 0:
         return one.flops
-    counted = site.products["forward"] if choice.treatment(product) == "reuse" else one
+    counted = drawn_from(site, "forward" if choice.treatment(product) == "reuse" else product, sampled)
     k = sampled.k(counted.pairs)
     if k == counted.pairs:
         return one.flops
-    mean = 1 / max(site.products["grad_weight"].pairs, 1) if sampled.center else 0.0
-    return min(one.flops, round(one.flops * (k / counted.pairs + mean)))
+    rows = max(site.products["grad_weight"].pairs, 1)
+    share = sampled.policy.work(product, k, counted.pairs, rows)
+    return min(one.flops, round(one.flops * (share + (1 / rows if sampled.center else 0.0))))
 
 
 def kept_bytes(site: Site, choice: Choice | None) -> tuple[int, int]:
@@ -141,7 +142,8 @@ def kept_bytes(site: Site, choice: Choice | None) -> tuple[int, int]:
     whole = math.prod(site.input_shape) * _itemsize(site.dtype) * site.calls
     sampled = _sampled(choice, "forward")
     forward = site.products["forward"].pairs
-    if choice is None or sampled is None or choice.grad_weight != "reuse" or not forward:
+    cut = sampled is not None and sampled.policy.samples == "pairs" and forward
+    if choice is None or sampled is None or choice.grad_weight != "reuse" or not cut:
         return whole, whole
     return whole, round(whole * sampled.k(forward) / forward)
 
@@ -166,11 +168,15 @@ def _product(site: Site, choice: Choice | None, name: ProductName) -> dict[str, 
         "treatment": treatment if isinstance(treatment, str) else "sampled",
     }
     if isinstance(treatment, Sampled):
+        drawn = drawn_from(site, name, treatment)
         told |= {
             "policy": treatment.policy.name,
+            "samples": treatment.policy.samples,
             "options": _options(treatment),
-            "keep": treatment.keep,
-            "kept": treatment.k(one.pairs),
+            "keep": None if treatment.policy.sized_by else treatment.keep,
+            "kept": treatment.k(drawn.pairs),
+            "kept_of": drawn.pairs,
+            "kept_over": drawn.over,
             "min_k": treatment.min_k,
             "center": treatment.center,
         }
@@ -231,12 +237,15 @@ def explanation_facts(explanation: Explanation) -> dict[str, Any]:
 
 
 def policy_facts() -> list[dict[str, Any]]:
-    """Every registered policy: name, what it samples by, unbiased, random, source, options."""
+    """Every registered policy: name, what it samples, by which score, unbiased, random, source, options."""
     return [
         {
             "name": name,
             "summary": _first_sentence(cls),
+            "samples": cls.samples,
             "scores": cls.scores,
+            "scopes": list(cls.scopes),
+            "evaluation": cls.evaluation,
             "unbiased": cls.unbiased,
             "random": cls.random,
             "source": cls.source,

@@ -14,7 +14,10 @@ from .amounts import change, saving, shape
 from .tables import Facts, treatment
 
 _MARKS = {"matches": ("✓", "green"), "fails": ("✗", "red"), "not tried": ("·", "dim")}
-_SCORES = {"pair": "‖A‖·‖B‖", "weight": "‖weight‖", "none": "none"}
+_SCORES = {
+    "pair": "‖A‖·‖B‖", "weight": "‖weight‖", "none": "none", "hash": "hash collisions",
+    "result": "the result", "grad": "Σ|grad|",
+}  # fmt: skip
 _NAMES = {"forward": "forward", "grad_input": "grad input", "grad_weight": "grad weight"}
 
 
@@ -67,7 +70,8 @@ def _products(told: Facts) -> Table:
 
 def _kept(product: Mapping[str, Any]) -> str:
     if product["treatment"] == "sampled":
-        return f"{product['kept']} by {product['policy']}"
+        of = f" of {product['kept_of']} {product['kept_over']}" if product["samples"] == "nodes" else ""
+        return f"{product['kept']}{of} by {product['policy']}"
     return "those of the forward" if product["treatment"] == "reuse" else "all"
 
 
@@ -86,6 +90,7 @@ def policies_table(told: Sequence[Facts]) -> RenderableType:
     """Name, what it does, the score, biased or not, options, source."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("policy", no_wrap=True)
+    table.add_column("samples", no_wrap=True)
     table.add_column("score", no_wrap=True)
     table.add_column("unbiased", no_wrap=True)
     table.add_column("random", no_wrap=True)
@@ -95,7 +100,12 @@ def policies_table(told: Sequence[Facts]) -> RenderableType:
         for option, default in one["options"].items():
             text.append(f"\n--option {option}={default}", style="cyan")
         text.append(f"\n{one['source']}", style="dim")
-        facts = [_SCORES[one["scores"]], "yes" if one["unbiased"] else "no", "yes" if one["random"] else "no"]
+        facts = [
+            one["samples"],
+            _SCORES[one["scores"]],
+            "yes" if one["unbiased"] else "no",
+            "yes" if one["random"] else "no",
+        ]
         table.add_row(one["name"], *facts, text)
     return table
 

@@ -132,7 +132,8 @@ def _sampling(product: Facts, joint: str) -> str:
     options = [f"{name}={value}" for name, value in product["options"].items()]
     centred = ["centred"] if product["center"] else []
     floor = [f"k≥{product['min_k']}"] if product["min_k"] > 1 else []
-    return joint.join([product["policy"], f"{product['keep']:g}", *centred, *floor, *options])
+    share = [f"{product['keep']:g}"] if product["keep"] is not None else []
+    return joint.join([product["policy"], *share, *centred, *floor, *options])
 
 
 def _grid(width: int) -> Table:

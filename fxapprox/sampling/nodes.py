@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from ..choices import Choice, Sampled
 from ..errors import RequestError
 from ..kinds import AxisBilinear, Operand, Operation
-from ..kinds._bilinear import flat
+from ..kinds._bilinear import positions
 from ..policies import Active, Gates, Layer, NodePolicy
 from ..policies._nodes import Derived
 from ..sites import PRODUCTS
@@ -93,9 +93,12 @@ def _job(operation: Operation, choice: Choice, draw: Draw, kept: Derived | None)
     assert found is not None
     how, policy = found
     bilinear, left, right = operation.bilinear, operation.left, operation.right
-    if not isinstance(bilinear, AxisBilinear) or not operation.weight:
-        what = "this product has no weight" if not operation.weight else f"{type(bilinear).__name__} has none"
-        raise RequestError(f"policy {policy.name!r} samples output nodes, the rows of a weight, and {what}")
+    if not isinstance(bilinear, AxisBilinear):
+        raise RequestError(
+            f"policy {policy.name!r} samples output nodes, and {type(bilinear).__name__} does not say "
+            "where they are",
+            remedy="derive it from fxapprox.kinds.AxisBilinear",
+        )
     if left.numel() == 0 or right.numel() == 0:
         return None
     shapes = tuple(left.shape), tuple(right.shape)
@@ -189,9 +192,9 @@ def _gated(ctx: Any, grad: Tensor, gates: Tensor, left: Tensor | None, right: Te
 
 
 def _cut_bias(bias: Tensor | None, index: Tensor, job: _Job) -> Tensor | None:
-    return None if bias is None else bias.index_select(0, flat(index, job.sizes[1]))
+    return None if bias is None else bias.index_select(0, positions(index, job.sizes[1]))
 
 
 def _spread_bias(part: Tensor, index: Tensor, job: _Job) -> Tensor:
     groups, nodes = job.sizes
-    return part.new_zeros(groups * nodes).index_copy_(0, flat(index, nodes), part)
+    return part.new_zeros(groups * nodes).index_copy_(0, positions(index, nodes), part)

@@ -39,7 +39,8 @@ def sampled_product(operation: Operation, choice: Choice, draw: Draw) -> Tensor:
 
 
 def applied(function: type[torch.autograd.Function], operation: Operation, job: object) -> Tensor:
-    """`function.apply(left, right, bias, job)`, under autocast with operands of its dtype and without it inside."""
+    """`function.apply(left, right, bias, job)`; under autocast with operands of its dtype, and without it
+    inside."""
     device = operation.left.device.type
     operands = (operation.left, operation.right, operation.bias)
     if not torch.is_autocast_enabled(device):
@@ -95,7 +96,7 @@ class _Job:
             if selection.scale is None
             else selection.scale
         )
-        kept = ones.newzeros(groups, pairs).scatter_add_(1, selection.index, ones)
+        kept = ones.new_zeros(groups, pairs).scatter_add_(1, selection.index, ones)
         return self.bilinear.scale("forward", 0, short, 1 - kept)
 
 
@@ -282,5 +283,5 @@ def _reused_grad_right(ctx: Any, grad: Tensor, saved: _Saved, selection: Selecti
 def zeros(shape: tuple[int, ...], strides: tuple[int, ...], like: Tensor) -> Tensor:
     """Dense zeros of `shape` in the memory format that `strides` belong to, dtype and device of `like`."""
     order = sorted(range(len(shape)), key=strides.__getitem__, reverse=True)
-    zeros = like.newzeros([shape[d] for d in order])
+    zeros = like.new_zeros([shape[d] for d in order])
     return zeros.permute(sorted(range(len(shape)), key=order.__getitem__))

@@ -11,12 +11,12 @@ import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
-from ..policies import Policy, Selection
+from ..policies import SCOPES, AnyPolicy, NodePolicy, Policy, Selection
 from ..policies._base import Scores, Size
 
 ALARM = 1e-6
@@ -44,11 +44,18 @@ class _NoStream:
         raise AssertionError(f"{self.policy} is declared random=False but asks its stream for a generator")
 
 
-def check_policy(policy: Policy | type[Policy]) -> None:
+def check_policy(policy: AnyPolicy | type[AnyPolicy]) -> None:
     """Run every check over a policy, given as a class (checked with its default options) or an instance."""
     instance = policy() if isinstance(policy, type) else policy
-    for check in CHECKS:
+    for check in checks_of(instance):
         check(instance)
+
+
+def checks_of(policy: AnyPolicy) -> tuple[Callable[[Any], None], ...]:
+    """The contract of a policy over pairs, or of one over output nodes."""
+    from . import nodes  # it needs what stands here
+
+    return nodes.CHECKS if isinstance(policy, NodePolicy) else CHECKS
 
 
 def score_rows(n: int = 24, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
@@ -78,30 +85,41 @@ def sizes(n: int) -> tuple[int, ...]:
     return tuple(sorted({1, 2, n // 2, n - 2, n - 1} & set(range(1, n))))
 
 
-def check_facts(policy: Policy) -> None:
+def check_facts(policy: AnyPolicy) -> None:
     """The class was registered with its facts, and its options are plain and survive every round trip."""
     name = type(policy).__name__
     for fact, kind in (("name", str), ("source", str), ("unbiased", bool), ("random", bool)):
         value = getattr(policy, fact, None)
-        _require(isinstance(value, kind) and value != "", f"{name}.{fact} = {value!r} is no {kind.__name__}")
+        require(isinstance(value, kind) and value != "", f"{name}.{fact} = {value!r} is no {kind.__name__}")
     for fact, known in (("scores", get_args(Scores)), ("size", get_args(Size))):
-        _require(getattr(policy, fact) in known, f"{name}.{fact} = {getattr(policy, fact)!r}, known: {known}")
+        require(getattr(policy, fact) in known, f"{name}.{fact} = {getattr(policy, fact)!r}, known: {known}")
     declared = getattr(policy, "__dataclass_fields__", None)
-    _require(declared is not None, f"{name} is no dataclass: its fields are its options")
+    require(declared is not None, f"{name} is no dataclass: its fields are its options")
+    require(
+        bool(policy.scopes) and set(policy.scopes) <= set(SCOPES),
+        f"{name}.scopes = {policy.scopes!r}, known: {SCOPES}",
+    )
+    strange = set(policy.sized_by) - set(declared or ())
+    require(not strange, f"{name}.sized_by names what is no option: {', '.join(sorted(strange))}")
+    own = policy.own_keep
+    require(
+        (own is not None) == bool(policy.sized_by), f"{name}.own_keep = {own!r}, sized_by {policy.sized_by!r}"
+    )
+    require(own is None or 0 < own <= 1, f"{name}.own_keep = {own!r} is outside 0 < keep <= 1")
     options = {option: getattr(policy, option) for option in declared or ()}
     for option, value in options.items():
-        _require(
+        require(
             isinstance(value, (bool, int, float, str)),
             f"{name}.{option} = {value!r}: plans are saved as TOML, so options are bool, int, float or str",
         )
-    _require(hash(policy) == hash(type(policy)(**options)), f"{name} is not hashed by its options: freeze it")
+    require(hash(policy) == hash(type(policy)(**options)), f"{name} is not hashed by its options: freeze it")
     try:
         pickled = pickle.loads(pickle.dumps(policy))
     except Exception as error:
         raise AssertionError(f"{name} cannot be pickled: define it at the top of a module") from error
     for how, copy in (("options", type(policy)(**options)), ("pickle", pickled)):
         same = copy == policy and copy.unbiased == policy.unbiased
-        _require(same, f"{name} differs after a copy by {how}: {copy!r}")
+        require(same, f"{name} differs after a copy by {how}: {copy!r}")
 
 
 def check_selection(policy: Policy) -> None:
@@ -112,9 +130,9 @@ def check_selection(policy: Policy) -> None:
                 for k in sizes(n):
                     scores = row.repeat(3, 1)
                     before = scores.clone()
-                    selection = policy.select(scores, k, _stream(policy, 1))
+                    selection = policy.select(scores, k, stream_of(policy, 1))
                     where = f"{policy.name} on {label!r} {dtype} n={n} k={k}"
-                    _require(torch.equal(scores, before), f"{where}: changed the scores it was given")
+                    require(torch.equal(scores, before), f"{where}: changed the scores it was given")
                     _check_index(policy, selection, scores, k, where)
                     _check_scale(policy, selection, scores, where)
 
@@ -122,18 +140,18 @@ def check_selection(policy: Policy) -> None:
 def _check_index(policy: Policy, selection: Selection, scores: Tensor, k: int, where: str) -> None:
     index, (groups, n) = selection.index, scores.shape
     shape = tuple(index.shape)
-    _require(index.dtype == torch.int64, f"{where}: index is {index.dtype}, not int64")
-    _require(len(shape) == 2 and shape[0] == groups, f"{where}: index is {shape} for {groups} groups")
-    _require(bool(((index >= 0) & (index < n)).all()), f"{where}: index out of 0 … {n - 1}: {index.tolist()}")
+    require(index.dtype == torch.int64, f"{where}: index is {index.dtype}, not int64")
+    require(len(shape) == 2 and shape[0] == groups, f"{where}: index is {shape} for {groups} groups")
+    require(bool(((index >= 0) & (index < n)).all()), f"{where}: index out of 0 … {n - 1}: {index.tolist()}")
     steps = index.diff(dim=-1)
-    _require(bool((steps >= 0).all()), f"{where}: index not ascending: {index.tolist()}")
+    require(bool((steps >= 0).all()), f"{where}: index not ascending: {index.tolist()}")
     if selection.unique:
-        _require(bool((steps > 0).all()), f"{where}: unique=True, but a pair comes twice: {index.tolist()}")
+        require(bool((steps > 0).all()), f"{where}: unique=True, but a pair comes twice: {index.tolist()}")
     if policy.size == "about k":
-        _require(selection.scale is not None, f"{where}: a random size needs a scale, 0 for what pads")
+        require(selection.scale is not None, f"{where}: a random size needs a scale, 0 for what pads")
     else:
         wanted = n if policy.size == "all" else k
-        _require(shape[1] == wanted, f"{where}: keeps {shape[1]} pairs, not {wanted} (size={policy.size!r})")
+        require(shape[1] == wanted, f"{where}: keeps {shape[1]} pairs, not {wanted} (size={policy.size!r})")
 
 
 def _check_scale(policy: Policy, selection: Selection, scores: Tensor, where: str) -> None:
@@ -141,25 +159,25 @@ def _check_scale(policy: Policy, selection: Selection, scores: Tensor, where: st
     if scale is None:
         return
     shape = tuple(selection.index.shape)
-    _require(tuple(scale.shape) == shape, f"{where}: scale is {tuple(scale.shape)}, index {shape}")
-    _require(scale.dtype == scores.dtype, f"{where}: scale is {scale.dtype}, scores are {scores.dtype}")
-    _require(bool(scale.isfinite().all()), f"{where}: scale not finite: {scale.tolist()}")
-    _require(bool((scale >= 0).all()), f"{where}: scale negative: {scale.tolist()}")
+    require(tuple(scale.shape) == shape, f"{where}: scale is {tuple(scale.shape)}, index {shape}")
+    require(scale.dtype == scores.dtype, f"{where}: scale is {scale.dtype}, scores are {scores.dtype}")
+    require(bool(scale.isfinite().all()), f"{where}: scale not finite: {scale.tolist()}")
+    require(bool((scale >= 0).all()), f"{where}: scale negative: {scale.tolist()}")
     if policy.size != "about k":
-        _require(bool((scale > 0).all()), f"{where}: scale 0 outside a random size: {scale.tolist()}")
+        require(bool((scale > 0).all()), f"{where}: scale 0 outside a random size: {scale.tolist()}")
 
 
 def check_randomness(policy: Policy) -> None:
     """One seed, one draw; another seed, another; rows differ; the global generator is left alone."""
     scores = score_rows(64)["even"].repeat(32, 1)
     state = torch.get_rng_state()
-    first, again, other = (policy.select(scores, 16, _stream(policy, seed)) for seed in (1, 1, 2))
-    _require(torch.equal(state, torch.get_rng_state()), f"{policy.name} draws from the global generator")
-    _require(_same(first, again), f"{policy.name}: the same seed gave two different draws")
+    first, again, other = (policy.select(scores, 16, stream_of(policy, seed)) for seed in (1, 1, 2))
+    require(torch.equal(state, torch.get_rng_state()), f"{policy.name} draws from the global generator")
+    require(_same(first, again), f"{policy.name}: the same seed gave two different draws")
     if policy.random:
-        _require(not _same(first, other), f"{policy.name} is declared random=True: two seeds gave one draw")
+        require(not _same(first, other), f"{policy.name} is declared random=True: two seeds gave one draw")
         rows = {tuple(row) for row in first.index.tolist()}
-        _require(len(rows) > 16, f"{policy.name}: 32 groups of equal scores share {len(rows)} draws")
+        require(len(rows) > 16, f"{policy.name}: 32 groups of equal scores share {len(rows)} draws")
 
 
 def check_groups(policy: Policy) -> None:
@@ -168,17 +186,17 @@ def check_groups(policy: Policy) -> None:
         return
     rows = score_rows(24)
     scores = torch.stack([rows["zeros"], rows["huge range"], rows["zeros"].flip(0), rows["all zero"]])
-    selection = policy.select(scores, 6, _stream(policy, 3))
+    selection = policy.select(scores, 6, stream_of(policy, 3))
     index, scale = selection.index, selection.scale
     for group in (0, 2):
         kept = index[group] if scale is None else index[group][scale[group] > 0]
-        _require(
+        require(
             bool((scores[group][kept] > 0).all()),
             f"{policy.name}: group {group} keeps pairs of score 0 beside 15 positive ones: {kept.tolist()}",
         )
     if not policy.random:
-        alone = torch.cat([policy.select(row[None], 6, _stream(policy, 3)).index for row in scores])
-        _require(torch.equal(index, alone), f"{policy.name}: what a group keeps depends on other groups")
+        alone = torch.cat([policy.select(row[None], 6, stream_of(policy, 3)).index for row in scores])
+        require(torch.equal(index, alone), f"{policy.name}: what a group keeps depends on other groups")
 
 
 def check_mean_size(policy: Policy) -> None:
@@ -187,12 +205,12 @@ def check_mean_size(policy: Policy) -> None:
         return
     cases = [(label, row, k) for label, row in score_rows().items() for k in sizes(row.numel())]
     for label, row, k in cases:
-        selection = policy.select(row.repeat(4000, 1), k, _stream(policy, 4))
+        selection = policy.select(row.repeat(4000, 1), k, stream_of(policy, 4))
         assert selection.scale is not None
         kept = (selection.scale > 0).sum(-1, keepdim=True).double()
-        worst = _worst_z(kept, torch.tensor([float(k)]), slack=1e-9)
+        worst = worst_z(kept, torch.tensor([float(k)]), slack=1e-9)
         mean = float(kept.mean())
-        _require(worst < _bound(len(cases)), f"{policy.name} on {label!r} k={k}: keeps {mean} on average")
+        require(worst < bound_of(len(cases)), f"{policy.name} on {label!r} k={k}: keeps {mean} on average")
 
 
 def check_unbiased(policy: Policy) -> None:
@@ -204,15 +222,15 @@ def check_unbiased(policy: Policy) -> None:
     rows = [*score_rows(24).items(), *((f"{label}, n=2", row) for label, row in score_rows(2).items())]
     # a huge range has pairs too rare to be seen in so few draws
     cases = [(label, row, k) for label, row in rows if "huge" not in label for k in sizes(row.numel())]
-    bound = _bound(len(cases) * products)
+    bound = bound_of(len(cases) * products)
     for seed, (label, row, k) in enumerate(cases):
         signs = torch.randn(row.numel(), products, generator=SeededStream(seed).generator()).sign()
         terms = signs.double() * (row.double() / row.double().max().clamp(min=1e-300))[:, None]
         scores = row.repeat(2000, 1)
         estimate = torch.cat([_estimates(policy, scores, k, terms, 4 * seed + i) for i in range(4)])
         exact = terms.sum(0)
-        worst = _worst_z(estimate, exact, slack=1e-6 * float(terms.abs().sum(0).max()))  # float32 scales
-        _require(
+        worst = worst_z(estimate, exact, slack=1e-6 * float(terms.abs().sum(0).max()))  # float32 scales
+        require(
             worst < bound,
             f"{policy.name} is declared unbiased, but on {label!r} k={k} a mean is {worst:.1f} standard"
             f" errors off (bound {bound:.1f}): {estimate.mean(0).tolist()} for {exact.tolist()}",
@@ -231,26 +249,26 @@ CHECKS: tuple[Callable[[Policy], None], ...] = (
 
 def _estimates(policy: Policy, scores: Tensor, k: int, terms: Tensor, seed: int) -> Tensor:
     """Σ_kept z_i·term_i of every group: `[groups, products]`."""
-    selection = policy.select(scores, k, _stream(policy, seed))
+    selection = policy.select(scores, k, stream_of(policy, seed))
     ones = torch.ones_like(selection.index, dtype=torch.float64)
     scale = ones if selection.scale is None else selection.scale.double()
     weights = torch.zeros(scores.shape, dtype=torch.float64).scatter_add_(1, selection.index, scale)
     return weights @ terms
 
 
-def _worst_z(samples: Tensor, exact: Tensor, slack: float) -> float:
+def worst_z(samples: Tensor, exact: Tensor, slack: float) -> float:
     """The largest |mean − exact| in standard errors, over columns; differences up to `slack` count as 0."""
     error = ((samples.mean(0) - exact).abs() - slack).clamp(min=0.0)
     spread = samples.std(0) / len(samples) ** 0.5
     return float((error / spread.clamp(min=1e-300)).max())
 
 
-def _bound(comparisons: int) -> float:
+def bound_of(comparisons: int) -> float:
     """The z that `comparisons` two-sided tests together exceed with probability ALARM."""
     return NormalDist().inv_cdf(1 - ALARM / (2 * comparisons))
 
 
-def _stream(policy: Policy, seed: int) -> SeededStream | _NoStream:
+def stream_of(policy: AnyPolicy, seed: int) -> SeededStream | _NoStream:
     return SeededStream(seed) if policy.random else _NoStream(policy.name)
 
 
@@ -260,6 +278,6 @@ def _same(first: Selection, second: Selection) -> bool:
     return first.scale is None or second.scale is None or torch.equal(first.scale, second.scale)
 
 
-def _require(condition: bool, message: str) -> None:
+def require(condition: bool, message: str) -> None:
     if not condition:
         raise AssertionError(message)
