@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from .capture._types import Capture, Edge, Forward, Note, Operator
+from .capture.watchers import Watcher
 from .errors import RequestError
 from .plan import Plan, PlanWarning
 
@@ -29,11 +30,12 @@ class Record:
     total_flops: int
     seconds: Mapping[str, float]
     warnings: tuple[PlanWarning, ...] = ()
+    idle: frozenset[Watcher] = frozenset()  # hooks that captured forwards do not need
 
     @classmethod
     def of(cls, capture: Capture, plan: Plan, installed: tuple[str, ...]) -> Record:
         return cls(plan, capture.forwards, installed, capture.notes, capture.operators, capture.edges,
-                   capture.rung, capture.total_flops, capture.seconds)  # fmt: skip
+                   capture.rung, capture.total_flops, capture.seconds, idle=capture.idle)  # fmt: skip
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Record:
         return self  # nothing in it changes, and a copy of a large plan takes seconds

@@ -72,6 +72,7 @@ def _capture(
         edges=traced.edges,
         total_flops=sum(site.flops for site in sites) + outside,
         seconds=clock.seconds,
+        idle=traced.idle,
     )
 
 
@@ -157,7 +158,7 @@ def _checked_trace(
             verdict = check(model, traced, inputs)
         fresh = {path: reason for path, reason in verdict.guilty.items() if path not in opaque}
         if not verdict.guilty:
-            return _with_rung(traced), (*traced.notes, *verdict.notes)
+            return replace(_with_rung(traced), idle=verdict.idle), (*traced.notes, *verdict.notes)
         if not fresh:
             break
         opaque |= fresh

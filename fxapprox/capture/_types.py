@@ -10,6 +10,7 @@ from torch import nn
 
 from ..sites import Site
 from .guards import Guard
+from .watchers import Watcher
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ class Capture:
     edges: tuple[Edge, ...]
     total_flops: int  # of a training step: sites, and what lies outside them as far as it can be counted
     seconds: Mapping[str, float]  # by stage; "check" is mostly the user's model running
+    idle: frozenset[Watcher] = frozenset()  # hooks that captured forwards do not need
 
 
 @dataclass(frozen=True)
@@ -137,3 +139,4 @@ class Traced:
     notes: tuple[Note, ...]
     operators: tuple[Operator, ...]
     edges: tuple[Edge, ...]
+    idle: frozenset[Watcher] = frozenset()  # hooks that captured forwards do not need

@@ -30,6 +30,7 @@ from .trials import (
     run,
     with_batch,
 )
+from .watchers import Watcher, unwatch, watchers
 
 # A model whose step is larger than this is compared on two examples instead of the whole batch …
 LARGE_FLOPS = 2e11
@@ -44,10 +45,12 @@ Alternatives = tuple[Trial, ...]
 
 @dataclass(frozen=True)
 class Verdict:
-    """`guilty`: path of a module → how its captured forward differs. Empty: the capture is accepted."""
+    """`guilty`: path of a module → how its captured forward differs. Empty: the capture is accepted.
+    `idle`: the hooks that captured forwards do not need."""
 
     guilty: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[Note, ...] = ()
+    idle: frozenset[Watcher] = frozenset()
 
 
 def check(model: nn.Module, traced: Traced, inputs: Inputs) -> Verdict:
@@ -66,9 +69,26 @@ def check(model: nn.Module, traced: Traced, inputs: Inputs) -> Verdict:
     step = sum(call.flops * call.calls * (1 + sum(call.needs_grad)) for call in traced.calls)
     notes: list[Note] = []
     with kept_random_state():
-        found = _first_mismatch(model, traced.forwards, inputs, step, notes)
+        user = deep_copy(model)
+        found = _first_mismatch(model, user, traced.forwards, inputs, step, notes)
         guilty = {} if found is None else _guilty(model, traced.forwards, *found)
-    return Verdict(guilty, tuple(notes))
+        idle = frozenset() if guilty else _idle(model, user, traced.forwards, _trials(inputs, step))
+    return Verdict(guilty, tuple(notes), idle)
+
+
+def _idle(
+    model: nn.Module, user: nn.Module, forwards: Mapping[str, Forward], trials: Sequence[Alternatives]
+) -> frozenset[Watcher]:
+    """The hooks without which the captured forwards do the same: those that `user`, a copy of `model` that
+    has run, put on itself meanwhile, and those of `model` if a run of each side without them shows it."""
+    before, after = watchers(model), watchers(user)
+    if before:
+        for trial in (trials[0][0], trials[2][0]):
+            expected = run(deep_copy(model), trial)
+            ours = unwatch(with_forwards(model, forwards, forwards))
+            if expected.failure is not None or mismatch(expected, run(ours, trial)):
+                return after - before
+    return after
 
 
 def _trials(inputs: Inputs, step_flops: int) -> list[Alternatives]:
@@ -96,10 +116,13 @@ def _trials(inputs: Inputs, step_flops: int) -> list[Alternatives]:
 
 
 def _first_mismatch(
-    model: nn.Module, forwards: Mapping[str, Forward], inputs: Inputs, step_flops: int, notes: list[Note]
-) -> tuple[Trial, str] | None:
-    """The first trial in which the two sides differ, and how. Adds notes on what was not compared."""
-    sides = deep_copy(model), with_forwards(model, forwards, forwards)
+    model: nn.Module, user: nn.Module, forwards: Mapping[str, Forward], inputs: Inputs, step_flops: int,
+    notes: list[Note],
+) -> tuple[Trial, str] | None:  # fmt: skip
+    """The first trial in which the two sides differ, and how. Adds notes on what was not compared.
+
+    `user` is a copy of `model` to begin with."""
+    sides = user, with_forwards(model, forwards, forwards)
     ignored: frozenset[str] = frozenset()
     unfit: list[Inputs] = []
     started = time.perf_counter()

@@ -20,8 +20,8 @@ MOST_LINES = 6
 @dataclass(frozen=True)
 class Content:
     """What a file builds: its classes' text, the expression `root` of class `returns` that makes the model,
-    the tensors and modules that are then put in a second place (path, first path), and which parts keep the
-    user's own forward, and why."""
+    the tensors and modules that are then put in a second place (path, first path), which parts keep the
+    user's own forward, and why, and which hooks were left out (where they are defined, where they were)."""
 
     root: str
     returns: str
@@ -30,6 +30,7 @@ class Content:
     tied: Sequence[tuple[str, str]] = ()
     constants: bool = False  # whether there are tensors that no checkpoint holds
     kept: Mapping[str, str] = field(default_factory=dict)
+    unwatched: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def build_text(model: nn.Module, content: Content, imports: Imports) -> str:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from torch import Tensor
+
 from .wrap import quoted
 
 
@@ -66,11 +68,13 @@ Expression: TypeAlias = Plain | Build | Items | Named | Part
 @dataclass(frozen=True)
 class Member:
     """An attribute that a constructor makes. `how`: "plain", "child", "parameter", "buffer", "transient
-    buffer" (not persistent), or "statement" for a line of another sort."""
+    buffer" (not persistent), or "statement" for a line of another sort. `tensor`: what a buffer holds that
+    is not one in the model."""
 
     name: str
     value: Expression
     how: str
+    tensor: Tensor | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(eq=False)

@@ -14,10 +14,13 @@ from ..choices import Choice, Sampled
 from ..plan import Decision, Plan
 from ..record import Record
 from ..sites import PRODUCTS
+from .build import Content
 from .files import MARKER
+from .imports import Imports
 from .wrap import filled
 
 MOST_REASONS = 8
+_NUMBER = re.compile(r"\d+")
 
 
 @dataclass(frozen=True)
@@ -29,9 +32,8 @@ class Names:
     version: str
 
 
-def header(record: Record, kept: Mapping[str, str], own: Sequence[str], names: Names) -> str:
-    """The marker and the docstring. `kept`: paths of the user's own forwards, and why; `own`: the user's
-    modules that must be importable."""
+def header(record: Record, content: Content, imports: Imports, text: str, names: Names) -> str:
+    """The marker and the docstring of a file whose code is `text`."""
     plan = record.plan
     left = [decision for decision in plan.decisions if decision.choice is None]
     lines = [
@@ -49,7 +51,8 @@ def header(record: Record, kept: Mapping[str, str], own: Sequence[str], names: N
         *filled(f"Training samples, evaluation is exact. The weights are in {names.weights}, beside it; "
                  "keep the two files together."),
         *_frozen_notes(record),
-        *_needs(kept, own),
+        *_unwatched(content.unwatched),
+        *_needs(content.kept, imports.own(text), imports.packages(text)),
         '"""',
     ]  # fmt: skip
     text = "\n".join(lines)
@@ -84,17 +87,28 @@ def _sampled(how: Any) -> str:
 def _reasons(left: Sequence[Decision]) -> str:
     if not left:
         return "nothing."
+    alike: dict[str, set[str]] = defaultdict(set)  # reasons that differ in numbers only
+    for decision in left:
+        alike[_NUMBER.sub("N", decision.reason)].add(decision.reason)
     by_reason: dict[str, list[str]] = defaultdict(list)
     for decision in left:
         site = re.sub(r"(?<=\.)\d+(?=\.)", "*", decision.site.id)
-        if site not in by_reason[decision.reason]:
-            by_reason[decision.reason].append(site)
+        reason = _common_words(sorted(alike[_NUMBER.sub("N", decision.reason)]))
+        if site not in by_reason[reason]:
+            by_reason[reason].append(site)
     texts = [
         f"{', '.join(ids[:3])}{f' and {len(ids) - 3} more' if len(ids) > 3 else ''} ({reason})"
         for reason, ids in list(by_reason.items())[:MOST_REASONS]
     ]
     more = len(by_reason) - len(texts)
     return "; ".join(texts).replace('"""', "'''") + (f"; {more} more reasons" if more > 0 else "") + "."
+
+
+def _common_words(reasons: Sequence[str]) -> str:
+    """Texts that differ in numbers only as one, with N for those that differ."""
+    numbers = zip(*(_NUMBER.findall(reason) for reason in reasons), strict=True)
+    shown = iter([values[0] if len(set(values)) == 1 else "N" for values in numbers])
+    return _NUMBER.sub(lambda _: next(shown), reasons[0])
 
 
 def _frozen_notes(record: Record) -> Iterator[str]:
@@ -105,10 +119,20 @@ def _frozen_notes(record: Record) -> Iterator[str]:
         shown = "; ".join(found[:MOST_REASONS]) + (
             f"; {len(found) - MOST_REASONS} more" * (len(found) > MOST_REASONS)
         )
-        yield from filled(f"Holds only for inputs like the examples: {shown}.".replace('"""', "'''"))
+        yield from filled(
+            f"Holds only for inputs like the examples: {shown.rstrip('.')}.".replace('"""', "'''")
+        )
 
 
-def _needs(kept: Mapping[str, str], own: Sequence[str]) -> Iterator[str]:
+def _unwatched(hooks: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """Hooks that are left out."""
+    for module, paths in hooks.items():
+        shown = ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
+        yield ""
+        yield from filled(f"Left out: the hooks of {module} on {shown}, which changed nothing here.")
+
+
+def _needs(kept: Mapping[str, str], own: Sequence[str], packages: Mapping[str, list[str]]) -> Iterator[str]:
     """What else must be importable."""
     if kept:
         yield ""
@@ -119,7 +143,10 @@ def _needs(kept: Mapping[str, str], own: Sequence[str]) -> Iterator[str]:
             "Keeps the user's own forward, which is imported, of "
             f"{'; '.join(shown)}{more}, and what is in them."
         )
+    if (own or packages) and not kept:
+        yield ""
+    for package, found in packages.items():
+        shown_names = ", ".join(found[:4]) + (f" and {len(found) - 4} more" if len(found) > 4 else "")
+        yield from filled(f"Needs {package} for {shown_names}.")
     if own:
-        if not kept:
-            yield ""
         yield from filled(f"Needs on the path: {', '.join(own)} (the user's own).")

@@ -130,6 +130,16 @@ class Imports:
         """Modules that `text` needs and that are neither installed nor of the standard library."""
         return sorted({module for module, _, _ in self._used(text) if not installed(module)})
 
+    def packages(self, text: str) -> dict[str, list[str]]:
+        """Installed packages besides torch and fxapprox that `text` needs, and what it takes from each."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for module, name, _ in sorted(self._used(text)):
+            top = module.split(".")[0]
+            known = top in sys.stdlib_module_names or top in ("torch", "fxapprox")
+            if not known and installed(module):
+                found[top].append(name or module)
+        return dict(found)
+
     def _used(self, text: str) -> Iterator[tuple[str, str, str]]:
         """(module, name in it, name in the file) of what `text` mentions."""
         words = set(re.findall(r"[A-Za-z_]\w*", text))

@@ -8,6 +8,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Mapping
 from keyword import iskeyword
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -24,15 +25,21 @@ DEPTH = 12
 BUILT_IN = (dict, list, tuple, set, frozenset, str, bytes, int, float, complex)
 
 
+NONE: Mapping[int, str] = MappingProxyType({})
+
+
 class Unspeakable(EmitError):
     """A value that no source text can make again."""
 
 
-def literal(value: Any, imports: Imports, depth: int = 0) -> str:
-    """An expression that makes an equal value. Raises Unspeakable that names the type of what cannot."""
+def literal(value: Any, imports: Imports, depth: int = 0, names: Mapping[int, str] = NONE) -> str:
+    """An expression that makes an equal value, with `names` (by id) for what has one already. Raises
+    Unspeakable that names the type of what cannot."""
+    if id(value) in names:
+        return names[id(value)]
     if depth > DEPTH:
         raise Unspeakable(f"{type(value).__name__} nested more than {DEPTH} deep")
-    inner = functools.partial(literal, imports=imports, depth=depth + 1)
+    inner = functools.partial(literal, imports=imports, depth=depth + 1, names=names)
     kind = type(value)
     if value is None or value is Ellipsis or value is NotImplemented or kind in (bool, int, str, bytes):
         return "..." if value is Ellipsis else quoted(value) if kind is str else repr(value)
@@ -59,7 +66,7 @@ def literal(value: Any, imports: Imports, depth: int = 0) -> str:
         return f"{imports.spell('functools', 'partial')}({', '.join([inner(value.func), *given])})"
     if (name := imports.spell_object(value)) is not None:
         return name
-    return _restored(value, imports, depth)
+    return _restored(value, imports, depth, names)
 
 
 def _sequence(value: Any, items: list[str], imports: Imports) -> str:
@@ -81,7 +88,7 @@ def _dotted(cls: type, imports: Imports) -> str:
     return name
 
 
-def _restored(value: Any, imports: Imports, depth: int) -> str:
+def _restored(value: Any, imports: Imports, depth: int, names: Mapping[int, str]) -> str:
     """An object through its class and attributes; its constructor is not called."""
     cls, state = type(value), getattr(value, "__dict__", None)
     if isinstance(value, torch.Tensor | nn.Module) or callable(value):
@@ -93,5 +100,5 @@ def _restored(value: Any, imports: Imports, depth: int) -> str:
         raise Unspeakable(f"a {cls.__qualname__} has no plain attributes")
     if not all(isinstance(name, str) and name.isidentifier() and not iskeyword(name) for name in state):
         raise Unspeakable(f"a {cls.__qualname__} has attributes without a name")
-    parts = [f"{name}={literal(item, imports, depth + 1)}" for name, item in state.items()]
+    parts = [f"{name}={literal(item, imports, depth + 1, names)}" for name, item in state.items()]
     return f"{imports.spell_object(made)}({', '.join([_dotted(cls, imports), *parts])})"

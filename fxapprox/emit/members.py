@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..capture._types import Forward
+from ..capture.nests import tensors
 from ..errors import EmitError
 from .expressions import Argument, Build, Expression, Member, Plain
 from .imports import Imports
@@ -80,16 +81,34 @@ def plain_attributes(
         if only is not None and name not in only:
             continue
         if isinstance(value, Tensor):
-            yield Member(name, zeros(name, value, imports), "transient buffer")
+            yield apart(name, value, imports)
             continue
+        inner = _held_tensors(name, value, module)
+        for own, tensor in inner.items():
+            yield apart(own, tensor, imports)
+        names = {id(tensor): f"self.{own}" for own, tensor in inner.items()}
         try:
-            yield Member(name, Plain(literal(value, imports)), "plain")
+            yield Member(name, Plain(literal(value, imports, names=names)), "plain")
         except Unspeakable as failure:
             raise EmitError(
                 f"attribute {quoted(name)} of {path or 'the model'} ({type(module).__name__}) has no source "
                 f"text: {failure.message}",
                 remedy="the emitted file rebuilds this module from its attributes: keep plain values there",
             ) from failure
+
+
+def apart(name: str, value: Tensor, imports: Imports) -> Member:
+    """A tensor that is a buffer in the file only, and that no checkpoint holds."""
+    return Member(name, zeros(name, value, imports), "transient buffer", value)
+
+
+def _held_tensors(name: str, value: Any, module: nn.Module) -> dict[str, Tensor]:
+    """Each tensor in the nest that the attribute `name` is (a cache, say), by a name of its own."""
+    registered = {id(tensor) for tensor in (*module._parameters.values(), *module._buffers.values())}
+    found = {id(tensor): tensor for tensor in tensors(value) if id(tensor) not in registered}
+    while any(hasattr(module, f"{name}_{position}") for position in range(len(found))):
+        name += "_"
+    return {f"{name}_{position}": tensor for position, tensor in enumerate(found.values())}
 
 
 def own_attributes(module: nn.Module) -> dict[str, Any]:
@@ -118,6 +137,6 @@ def constants(forward: Forward, module: nn.Module, imports: Imports) -> Iterator
         if name in module._buffers:
             continue
         if isinstance(value, Tensor):
-            yield Member(name, zeros(name, value, imports), "transient buffer")
+            yield apart(name, value, imports)
         else:
             yield Member(name, Plain(repr(value)), "plain")

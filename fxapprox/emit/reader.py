@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..capture._types import Forward
+from ..capture.watchers import watcher
 from ..kinds import recognise
 from ..passes.layers import FunctionSite
 from ..record import Record
 from . import members
 from .expressions import Argument, Blueprint, Build, Expression, Items, Member, Named, Part, Plain
 from .guarding import deferring, refusing
-from .imports import Imports
+from .imports import Imports, installed
 from .kept import kept, shares
 from .methods import attributes, methods
 from .recover import Recovered, constructor, user_class
@@ -46,6 +46,7 @@ class Reader:
         self.shared: list[tuple[str, str]] = []
         self.kept: dict[str, str] = {}  # paths that keep the user's own class, and why
         self.extra: dict[str, Tensor] = {}  # tensors that are buffers of the file's classes only
+        self.unwatched: dict[str, dict[str, None]] = {}  # module of a hook's function → paths that had it
         self._seen: dict[int, str] = {}
         self._opaque = {note.module: note.message for note in record.notes if note.topic == "opaque"}
         self._redirected = redirected(record)
@@ -65,11 +66,23 @@ class Reader:
             self.shared.append((path, self._seen[id(module)]))
             return self._call("Identity")
         self._seen[id(module)] = path
-        computed = wrapped_layer(module, path, self.imports, self._kept)
+        computed = wrapped_layer(
+            module, path, self.imports, self._kept, lambda hook: self._idle(module, path, hook)
+        )
         if computed is not None:
             return computed
         cls = user_class(module)
         return self._torchs(module, path, cls) if is_torchs(cls) else self._users(module, path, cls)
+
+    def _idle(self, module: nn.Module, path: str, hook: object) -> bool:
+        """Whether a library's hook can be left out: it only watches, and for a forward that is captured."""
+        found = watcher(path, hook)
+        if found is None or found not in self.record.idle or not installed(found[1]):
+            return False
+        if self._stays(path, user_class(module)):
+            return False
+        self.unwatched.setdefault(found[1], {})[path] = None
+        return True
 
     def _torchs(self, module: nn.Module, path: str, cls: type[nn.Module]) -> Expression:
         if cls in CONTAINERS and not self._inlines(module, path):
@@ -271,7 +284,9 @@ class Reader:
             text, numbers = done.template, done.numbers
             body += members.constants(forward, module, self.imports)
             body += [Member(call.name, self._site(forward, call.target), "child") for call in done.sites]
-        self._keep_apart(module, path, body, forward.constants if forward else {})
+        for member in body:  # tensors of buffers that the model itself does not have as buffers
+            if member.tensor is not None and member.name not in module._buffers:
+                self.extra[join(path, member.name)] = member.tensor
         blueprint = Blueprint(
             path,
             cls.__name__,
@@ -285,15 +300,6 @@ class Reader:
             remark,
         )
         return self._add(blueprint)
-
-    def _keep_apart(
-        self, module: nn.Module, path: str, body: Iterable[Member], constants: Mapping[str, Any]
-    ) -> None:
-        """Note the tensors of buffers that the model itself does not have as buffers."""
-        for member in body:
-            if member.how == "transient buffer" and member.name not in module._buffers:
-                value = module.__dict__.get(member.name)
-                self.extra[join(path, member.name)] = constants[member.name] if value is None else value
 
     def _site(self, forward: Forward, target: str) -> Build:
         module, name = forward.imports[target]

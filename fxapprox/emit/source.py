@@ -26,7 +26,7 @@ def file_text(model: nn.Module, record: Record, content: Content, imports: Impor
     build = build_text(model, content, imports)
     constant = f"WEIGHTS = {imports.spell('pathlib', 'Path')}(__file__).with_name({quoted(names.weights)})"
     text = "\n\n\n".join([constant, *content.classes, plan, build]) + "\n"
-    head = header(record, content.kept, imports.own(text), names)
+    head = header(record, content, imports, text, names)
     return f"{head}\n\n{imports.lines(text)}\n\n{text}"
 
 
@@ -43,6 +43,7 @@ def of_classes(reader: Reader, imports: Imports) -> Content:
         list(weights.ties(reader.model)),
         reader.has_constants,
         reader.kept,
+        {module: list(paths) for module, paths in reader.unwatched.items()},
     )
 
 

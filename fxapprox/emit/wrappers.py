@@ -11,33 +11,36 @@ from torch.nn.utils import parametrizations, parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from ..capture.watchers import hooks
 from ..errors import EmitError
 from .expressions import Argument, Build, Expression, Plain
 from .imports import Imports
 from .recover import constructor, user_class
 from .wrap import quoted
 
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-
 
 def wrapped_layer(
-    module: nn.Module, path: str, imports: Imports, inner: Callable[[nn.Module, str], Expression]
+    module: nn.Module,
+    path: str,
+    imports: Imports,
+    inner: Callable[[nn.Module, str], Expression],
+    idle: Callable[[object], bool],
 ) -> Expression | None:
     """The calls that make a parametrized layer, or one with a weight-norm hook; None for any other module.
 
-    `inner(parametrization, path)` is the expression of a user's own parametrization. Raises EmitError for
-    hooks that fxapprox does not know, and for a parametrized layer that is not torch's."""
-    if parametrize.is_parametrized(module):
-        return _parametrized(module, path, imports, inner)
-    hooks = [hook for name in HOOKS for hook in getattr(module, name).values()]
-    known = [hook for hook in hooks if isinstance(hook, WeightNorm | SpectralNorm)]
-    if len(hooks) > len(known):
-        odd = next(hook for hook in hooks if hook not in known)
+    `inner(parametrization, path)` is the expression of a user's own parametrization; hooks for which
+    `idle(hook)` holds can be left out. Raises EmitError for other hooks that fxapprox does not know, and
+    for a parametrized layer that is not torch's."""
+    known = [hook for hook in hooks(module) if isinstance(hook, WeightNorm | SpectralNorm)]
+    odd = next((hook for hook in hooks(module) if hook not in known and not idle(hook)), None)
+    if odd is not None:
         raise EmitError(
             f"{path or 'the model'} has a hook, {getattr(odd, '__qualname__', type(odd).__name__)}, "
             "which would be missing from the emitted file",
             remedy="remove it before emitting, and register it on the model that build_model makes",
         )
+    if parametrize.is_parametrized(module):
+        return _parametrized(module, path, imports, inner)
     return _hooked(module, path, imports, known) if known else None
 
 

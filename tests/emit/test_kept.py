@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from types import ModuleType
 
@@ -17,6 +18,7 @@ from fxapprox import api
 from fxapprox.capture import capture
 from fxapprox.capture._types import Inputs
 from fxapprox.capture.load import load
+from fxapprox.emit import reader
 from fxapprox.errors import EmitError
 
 from . import zoo
@@ -69,6 +71,16 @@ class Remembering(nn.Module):
 
     def forward(self, x):
         return self.fc(x)
+
+class Caching(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cache = {"grid": None}
+
+    def forward(self, x):
+        if self.cache["grid"] is None or self.cache["grid"]["first"].shape != x.shape:
+            self.cache["grid"] = {"first": torch.rand(x.shape), "second": torch.rand(x.shape)}
+        return x * self.cache["grid"]["first"] + self.cache["grid"]["second"]
 """
 
 
@@ -180,3 +192,92 @@ def test_hooks_are_not_dropped_silently(tmp_path: Path) -> None:
         fxapprox.emit(fast, tmp_path / "net.py")
     handle.remove()
     fxapprox.emit(fast, tmp_path / "net.py")
+
+
+class Recorded(nn.Module):
+    """Puts hooks on its layers when it first runs, and reads what they recorded, as transformers'
+    models do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 8)])
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        if not getattr(self, "hooked", False):
+            for layer in self.layers:
+                layer.register_forward_hook(recorded)
+            self.hooked = True
+        token = COLLECTOR.set([])
+        for layer in self.layers:
+            x = layer(x)
+        found = COLLECTOR.get() or []
+        COLLECTOR.reset(token)
+        return (x, *found)
+
+
+COLLECTOR: ContextVar[list[Tensor] | None] = ContextVar("collector", default=None)
+
+
+def recorded(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+    found = COLLECTOR.get()
+    if found is not None:
+        found.append(output)
+
+
+@pytest.mark.parametrize("has_run", [False, True])
+@pytest.mark.parametrize("a_librarys", [False, True])
+def test_hooks_that_a_librarys_forward_brings_with_it_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_run: bool, a_librarys: bool
+) -> None:
+    model, x = nn.Sequential(Recorded()), torch.randn(4, 8)
+    if has_run:
+        model(x)
+    fast = fxapprox.rewrite(model, (x,), policy="crs", keep=0.5)
+    expected = losses(fast, (x,), {}, 3)  # puts the hooks there, if they are not
+    assert fast[0].layers[0]._forward_hooks  # type: ignore[index]
+    if not a_librarys:
+        with pytest.raises(EmitError, match=r"0\.layers\.0 has a hook, recorded"):
+            fxapprox.emit(fast, tmp_path / "net_fast.py")
+        return
+    monkeypatch.setattr(reader, "installed", lambda module: True)
+    trained = {name: value.clone() for name, value in fast.state_dict().items()}
+    fast.load_state_dict(model.state_dict())
+    path, _ = fxapprox.emit(fast, tmp_path / "net_fast.py")
+    header = " ".join(path.read_text().split('"""')[1].split())
+    assert f"Left out: the hooks of {recorded.__module__} on 0.layers.0, 0.layers.1" in header
+    built = imported(path).build_model()
+    assert losses(built, (x,), {}, 3) == expected
+    assert all(torch.equal(built.state_dict()[name], value) for name, value in trained.items())
+
+
+class Doubled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(8, 8)
+        self.fc.register_forward_hook(doubling)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x) + 1
+
+
+def doubling(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    return 2 * output
+
+
+def test_a_hook_that_changes_a_result_is_never_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "installed", lambda module: True)
+    fast = fxapprox.rewrite(Doubled(), (torch.randn(4, 8),), policy="topk")
+    with pytest.raises(EmitError, match="fc has a hook, doubling"):
+        fxapprox.emit(fast, tmp_path / "net_fast.py")
+
+
+def test_tensors_in_a_nest_of_attributes_are_kept(mine: ModuleType, tmp_path: Path) -> None:
+    x = torch.randn(4, 8)
+    model = nn.Sequential(nn.Linear(8, 8), mine.Caching())
+    model(x)
+    _, built = round_trip(model, x, tmp_path)
+    for name in ("first", "second"):
+        assert torch.equal(built[1].cache["grid"][name], model[1].cache["grid"][name])
+    assert built.state_dict().keys() == model.state_dict().keys()
