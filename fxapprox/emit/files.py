@@ -91,8 +91,9 @@ def publish(folder: Path, files: Sequence[Path]) -> None:
         raise
 
 
-def unwritable(target: Path, failure: OSError) -> EmitError:
+def unwritable(target: Path, failure: OSError | SafetensorError) -> EmitError:
+    said = failure.strerror if isinstance(failure, OSError) else None
     return EmitError(
-        f"{target} cannot be written: {failure.strerror or failure}",
+        f"{target} cannot be written: {said or failure}",
         remedy="nothing was left behind; see to the folder",
     )

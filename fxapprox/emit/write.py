@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ..capture.rng import kept_random_state
@@ -43,7 +44,7 @@ def write(model: nn.Module, path: str | os.PathLike[str], *, force: bool = False
             write_weights(tensors_of(model, extra), folder / saved.name, names.version)
             _try_out(folder / target.name, model)
             publish(folder, (saved, target))
-        except OSError as failure:
+        except (OSError, SafetensorError) as failure:  # safetensors wraps what the disk says
             raise unwritable(target, failure) from failure
     return target, saved
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,23 @@ def test_names_that_cannot_be_imported_are_refused(fast: nn.Module, tmp_path: Pa
 def test_a_missing_folder_is_refused(fast: nn.Module, tmp_path: Path) -> None:
     with pytest.raises(EmitError, match="there is no folder"):
         fxapprox.emit(fast, tmp_path / "no" / "net.py")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits on files")
+@pytest.mark.parametrize("bytes_written", [100, 10_000])  # in the source; in the weights
+def test_a_write_that_the_system_refuses_leaves_nothing(tmp_path: Path, bytes_written: int) -> None:
+    import resource
+
+    model = nn.Sequential(nn.Linear(100, 100), nn.Linear(100, 100))
+    fast = fxapprox.rewrite(model, (torch.randn(4, 100),), policy="topk")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_written, before[1]))
+    try:
+        with pytest.raises(EmitError, match=r"net.py cannot be written: .*File too large"):
+            fxapprox.emit(fast, tmp_path / "net.py")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert names(tmp_path) == []
 
 
 def full_disk(*_: Any, **__: Any) -> None:
