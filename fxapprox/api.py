@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from .advice import Ratios
 from .capture import capture
 from .capture._types import Capture, Inputs
 from .errors import NothingRewritten, RequestError
-from .plan import Plan, bind, fingerprint
+from .plan import Decision, Plan, bind, fingerprint
 from .record import ATTRIBUTE
 from .rules import Rule, decide, load_rules, rules_from, silenced
 
@@ -95,14 +96,22 @@ def summary(model_or_plan: nn.Module | Plan) -> Summary:
     return report.summary(model_or_plan)
 
 
-def planned(captured: Capture, rules: Sequence[Rule] | Plan) -> Plan:
+def planned(captured: Capture, rules: Sequence[Rule] | Plan, *, costly: bool = False) -> Plan:
     """The plan that rules make for a captured model; a Plan is fitted to the model's present sites.
 
+    Warnings may measure on the example inputs, `costly` also where that takes more than a second.
     Raises PlanMismatch for a plan of another model, RequestError for rules that match nothing."""
+
+    def measure(decisions: Sequence[Decision]) -> Ratios:
+        from .passes.ratios import ratios  # nothing is copied before somebody asks
+
+        return ratios(captured, decisions, costly=costly)
+
     if isinstance(rules, Plan):
-        return bind(rules, captured.sites)
+        return bind(rules, captured.sites, measure)
     name = captured.origin
-    return decide(captured.sites, rules, model=name, fingerprint=fingerprint(captured.sites, name))
+    print_of = fingerprint(captured.sites, name)
+    return decide(captured.sites, rules, model=name, fingerprint=print_of, measure=measure)
 
 
 def rewritten(captured: Capture, plan: Plan) -> nn.Module:

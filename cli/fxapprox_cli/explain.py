@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Annotated, TextIO
 
 import typer
@@ -33,17 +34,22 @@ def explain(
       fxapprox explain model.py:Net encoder.attn.matmul_1 --policy topk --scope backward
     """
     wanted = decision_rules(asked)
-    from fxapprox.plan import Plan, bind
+    from fxapprox.api import planned
+    from fxapprox.errors import RequestError
+    from fxapprox.plan import Plan
     from fxapprox.report.facts import explanation_facts
     from fxapprox.report.listings import explanation_text
     from fxapprox.rules import explain as explained
 
     with captured(asked) as found:
         if isinstance(wanted, Plan):
-            explanation = explained(bind(wanted, found.sites), (), site)
+            plan = planned(found, wanted, costly=True)
+            explanation, warnings = explained(plan, (), site), plan.warnings
         else:
-            explanation = explained(found.sites, wanted, site)
-    told = explanation_facts(explanation)
+            explanation, warnings = explained(found.sites, wanted, site), ()
+            with contextlib.suppress(RequestError):  # rules that match nothing are explained, too
+                warnings = planned(found, wanted, costly=True).warnings
+    told = explanation_facts(explanation, warnings)
     if json:
         show_json(out, told)
     else:

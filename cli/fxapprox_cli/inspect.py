@@ -50,7 +50,7 @@ def inspect(
     if graph:
         check_target(graph, force=force)
     with captured(asked) as found:
-        decided = undecided(found) if wanted is None else planned(found, wanted)
+        decided = undecided(found) if wanted is None else planned(found, wanted, costly=True)
     told = facts(decided, found, decided=wanted is not None)
     written = []
     if graph:

@@ -39,7 +39,8 @@ def capture(
     Raises CaptureError where the model does not run on the inputs (with the user's line), or where the
     forced front-end fails; RequestError for an unknown front-end or leaf."""
     _check_request(model, leaf, front_end)
-    inputs = Inputs(*unshared((inputs.args, inputs.kwargs)))
+    args, kwargs = unshared((inputs.args, inputs.kwargs))
+    inputs = replace(inputs, args=args, kwargs=kwargs)
     with torch.inference_mode(False), torch.enable_grad():  # whatever the caller is in the middle of
         return _capture(model, inputs, origin, tuple(leaf), front_end)
 

@@ -15,10 +15,12 @@ from .watchers import Watcher
 
 @dataclass(frozen=True)
 class Inputs:
-    """Example inputs: positional, then keyword; any nest of tensors and plain values."""
+    """Example inputs: positional, then keyword; any nest of tensors and plain values. `drawn` where their
+    values are random numbers that stand for no data."""
 
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] | None = None
+    drawn: bool = False
 
 
 @dataclass(frozen=True)

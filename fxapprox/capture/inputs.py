@@ -62,7 +62,7 @@ def parse_inputs(texts: Iterable[str], seed: int = 0) -> Inputs:
         if key in inner:
             raise RequestError(f"--input names {name!r} twice", remedy="give each keyword input once")
         inner[key] = tensor
-    return Inputs(tuple(args), kwargs or None)
+    return Inputs(tuple(args), kwargs or None, drawn=True)
 
 
 def _shape(shape: str, text: str) -> tuple[int, ...]:

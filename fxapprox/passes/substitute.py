@@ -48,18 +48,24 @@ def substitute(capture: Capture, plan: Plan) -> nn.Module:
     before anything is made, and the result against the user's model after: state_dict, ties, and what it
     computes in evaluation. Raises FxApproxError; the user's model is untouched, whatever happens."""
     started = time.perf_counter()
+    model, owners = carried_out(capture, plan)
+    made = time.perf_counter()
+    verify(capture, model)
+    seconds = {"substitute": made - started, "verify": time.perf_counter() - made}
+    record = Record.of(capture, plan, owners).with_warnings(plan.warnings)
+    model.__dict__[ATTRIBUTE] = replace(record, seconds={**record.seconds, **seconds})
+    return model
+
+
+def carried_out(capture: Capture, plan: Plan) -> tuple[nn.Module, tuple[str, ...]]:
+    """The copy, not checked, and the paths of the modules that run their captured forward."""
     layers, owners = _work(capture, plan)
     model = deep_copy(capture.model)
     for layer in layers:
         sample_module(model.get_submodule(layer.path), site=layer.site, kind=layer.kind, choice=layer.choice)
     for path, owner in owners.items():
         _install(model.get_submodule(path), owner)
-    made = time.perf_counter()
-    verify(capture, model)
-    seconds = {"substitute": made - started, "verify": time.perf_counter() - made}
-    record = Record.of(capture, plan, tuple(owners)).with_warnings(plan.warnings)
-    model.__dict__[ATTRIBUTE] = replace(record, seconds={**record.seconds, **seconds})
-    return model
+    return model, tuple(owners)
 
 
 def _install(module: nn.Module, owner: _Owner) -> None:

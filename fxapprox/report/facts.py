@@ -218,8 +218,9 @@ def _itemsize(dtype: str) -> int:
     return found.itemsize if isinstance(found, torch.dtype) else 4
 
 
-def explanation_facts(explanation: Explanation) -> dict[str, Any]:
-    """A site's facts, and what became of each rule: "matches", "fails" with the reason, or "not tried"."""
+def explanation_facts(explanation: Explanation, warnings: Iterable[PlanWarning] = ()) -> dict[str, Any]:
+    """A site's facts, what became of each rule ("matches", "fails" with the reason, or "not tried"), and
+    those of the plan's warnings that are about the site."""
     tried = [
         {
             "rule": one.rule.label,
@@ -233,7 +234,9 @@ def explanation_facts(explanation: Explanation) -> dict[str, Any]:
         {"rule": rule.label, "origin": rule.origin, "outcome": "not tried", "reason": ""}
         for rule in explanation.untried
     ]
-    return {"format": FORMAT, **site_facts(explanation.decision), "rules": [*tried, *untried]}
+    said = [_warning_facts(warning) for warning in warnings if explanation.site.id in warning.sites]
+    facts = site_facts(explanation.decision)
+    return {"format": FORMAT, **facts, "rules": [*tried, *untried], "warnings": said}
 
 
 def policy_facts() -> list[dict[str, Any]]:

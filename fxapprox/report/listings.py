@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .amounts import change, saving, shape
-from .tables import Facts, treatment
+from .tables import Facts, treatment, warning_text
 
 _MARKS = {"matches": ("✓", "green"), "fails": ("✗", "red"), "not tried": ("·", "dim")}
 _SCORES = {
@@ -26,6 +26,7 @@ def explanation_text(told: Facts, *, next_command: str | None = None) -> Rendera
     parts: list[RenderableType] = [_decision(told), Text(""), _site(told), _products(told)]
     if told["rules"]:
         parts += [Text("\nrules, top to bottom; the first that matches decides:"), _rules(told["rules"])]
+    parts += map(warning_text, told["warnings"])
     if next_command:
         parts.append(Text(f"\nnext: {next_command}"))
     return Stack(*parts)

@@ -293,10 +293,13 @@ def _notes(told: Facts) -> Iterator[Text]:
             yield Text(f"{topic}: {count - MOST_NOTES} more (--json lists them)", style="cyan")
 
 
+def warning_text(warning: Facts) -> Text:
+    text = Text("warning: ", style="yellow").append(warning["message"], style="default")
+    return text.append(f"\n  {warning['remedy']}", style="dim") if warning["remedy"] else text
+
+
 def _warnings(told: Facts) -> Iterator[Text]:
-    for warning in told["warnings"]:
-        text = Text("warning: ", style="yellow").append(warning["message"], style="default")
-        yield text.append(f"\n  {warning['remedy']}", style="dim") if warning["remedy"] else text
+    yield from map(warning_text, told["warnings"])
     if hushed := [warning["name"] for warning in told["silenced"]]:
         names = ", ".join(dict.fromkeys(hushed))
         yield Text(f"{_count(len(hushed), 'warning')} silenced: {names}", style="dim")

@@ -311,3 +311,30 @@ def test_a_full_disk_leaves_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(import_module("fxapprox.emit.write"), "write_weights", full)
     assert "No space left on device" in run("rewrite", "net.py", *TOPK, code=2).stderr
     assert files() == []
+
+
+def test_explain_says_the_warnings_of_the_site(run: Run) -> None:
+    told = json.loads(run("explain", "net.py", "fc2", "--policy", "topk", "--json").stdout)
+    assert [warning["name"] for warning in told["warnings"]] == ["deep-forward", "small-batch"]
+    shown = run(
+        "explain", "net.py", "fc2", "--policy", "topk", "--silence", "small-batch", columns=160
+    ).stdout
+    assert "measured on the example inputs" in shown
+    assert "6 rows" not in shown
+    told = json.loads(run("explain", "net.py", "fc1", "--rules", "rules.toml", "--json").stdout)
+    assert told["warnings"] == []
+
+
+def test_silence_is_checked_and_remembered(run: Run) -> None:
+    words = ("rewrite", "net.py", "--policy", "topk", "--dry-run")
+    shown = run(*words, "--silence", "small-batch", "--silence", "deep-forward", columns=160).stdout
+    assert "2 warnings silenced: deep-forward, small-batch" in shown
+    assert "next: fxapprox rewrite net.py --policy topk --silence small-batch --silence deep-forward" in shown
+    assert "did you mean 'small-batch'?" in run(*words, "--silence", "smallbatch", code=2).stderr
+
+
+def test_random_inputs_are_not_measured(run: Run) -> None:
+    deep = "import torch\nNet = torch.nn.Sequential(*(torch.nn.Linear(8, 8) for _ in range(4)))\n"
+    Path("deep.py").write_text(deep)
+    shown = run("inspect", "deep.py", "--policy", "topk", "--input", "16x8", columns=300).stdout
+    assert "assumed c = 5, not measured: the example inputs are random numbers" in shown
