@@ -208,6 +208,7 @@ class Alsh:
     """Stands for the policy."""
 
     name, unbiased, scores, random = "alsh", False, "none", True
+    own_keep, sized_by = None, ()
 
 
 def hashed(length):
