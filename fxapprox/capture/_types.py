@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from ..sites import Site
-from .guards import Guard
+from .guards import Guard, Read
 from .watchers import Watcher
 
 
@@ -41,7 +41,7 @@ class Forward:
     `source` is the text of `def forward(self, ...)` (and of `def _forward_eval(self, ...)` where train
     and eval differ in structure), with the user's signature; `imports` binds every free name in it:
     name → (module, qualified name), qualified name "" for the module itself. It holds for arguments
-    that fit `guard`; other calls are for the user's own forward."""
+    that fit `guard` and while `reads` are as they were; other calls are for the user's own forward."""
 
     path: str  # the module's path in the model, "" for the root
     source: str
@@ -49,6 +49,7 @@ class Forward:
     calls: tuple[FunctionCall, ...]
     constants: Mapping[str, Any]  # attribute → tensor that the forward made out of nothing the trace saw
     guard: Guard | None = None
+    reads: tuple[Read, ...] = ()  # attributes it was recorded with
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,7 @@ class Frame:
     scalars: list[tuple[fx.Node, Path, Any]] = field(default_factory=list)
     given: dict[str, Pattern] = field(default_factory=dict)
     aliases: tuple[Alias, ...] = ()
+    reads: dict[Path, Pattern] = field(default_factory=dict)  # attributes that the forward looked at
     constants: dict[str, Tensor] = field(default_factory=dict)
     hints: dict[tuple[fx.Node, Path], str] = field(default_factory=dict)
     file: str | None = None

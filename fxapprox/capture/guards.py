@@ -18,9 +18,12 @@ from torch import Tensor
 from .nests import Path, all_tensors, at, children
 
 Pattern = tuple[Any, ...]
-"""("any",), ("tensor", dimensions, sort, nested), ("plain", type, value), ("holds", ((step, pattern), …))"""
+"""("any",), ("tensor", dimensions, sort, nested), ("plain", type, value), ("holds", ((step, pattern), …)),
+("signed", positive)"""
 
 ANY: Pattern = ("any",)
+Read = tuple[Path, Pattern]
+"""The steps from a module to an attribute, and the pattern of its value."""
 _COMPARED = (type(None), bool, int, float, str)
 
 
@@ -94,6 +97,33 @@ def _common(one: Pattern, other: Pattern) -> Pattern:
     return ANY
 
 
+def odd_call(guard: Guard, values: tuple[Any, ...], module: Any, reads: tuple[Read, ...]) -> str | None:
+    """How a call differs from those that a forward was recorded with, in words; None where it does not."""
+    if (odd := odd_argument(guard, values)) is not None:
+        return f"other arguments than {odd}"
+    changed = changed_attribute(module, reads)
+    return None if changed is None else f"another {changed} than it has now"
+
+
+def changed_attribute(module: Any, reads: tuple[Read, ...]) -> str | None:
+    """The first attribute that is not what it was when a forward read it: "self.config.mode"."""
+    for path, pattern in reads:
+        value = module
+        try:
+            for kind, key in path:
+                value = getattr(value, key) if kind == "attr" else value[key]
+        except (AttributeError, LookupError, TypeError):
+            return _named(path)
+        if not _like(pattern, value):
+            return _named(path)
+    return None
+
+
+def _named(path: Path) -> str:
+    steps = (f"[{key}]" if kind == "item" or key.isdigit() else f".{key}" for kind, key in path)
+    return "self" + "".join(steps)
+
+
 def odd_argument(guard: Guard, values: tuple[Any, ...]) -> str | None:
     """The first parameter whose argument is unlike its pattern, in words; None where all are as they were."""
     for name, pattern, value in zip(guard.names, guard.patterns, values, strict=True):
@@ -114,6 +144,8 @@ def _like(pattern: Pattern, value: Any) -> bool:
         return isinstance(value, Tensor) and _common(pattern, pattern_of(value)) == pattern
     if sort == "plain":
         return type(value) is pattern[1] and bool(value == pattern[2])
+    if sort == "signed":
+        return type(value) is float and (value > 0) is pattern[1]
     inner = children(value)
     if inner is None or len(inner) != len(pattern[1]):
         return False

@@ -20,6 +20,7 @@ from .names import can_spell
 from .nests import fingerprint, holders, is_plain, tensors
 from .observe import type_name
 from .provenance import Fault
+from .reads import watching_reads
 from .recorder import Recorder, _version
 from .state import contents, snapshot
 
@@ -34,6 +35,7 @@ def patched(recorder: Recorder) -> Iterator[None]:
         for owner, name, value in (
             (nn.Module, "__call__", lambda *a, **k: _module_call(recorder, *a, **k)),
             (nn.Module, "__setattr__", lambda m, n, v: _module_set(recorder, m, n, v)),
+            *watching_reads(recorder),
             (autocast, "__enter__", _autocast_enter(recorder)),
             (autocast, "__exit__", _autocast_exit(recorder)),
             (torch.autograd.graph.saved_tensors_hooks, "__enter__", _saved_hooks_enter(recorder)),
@@ -45,12 +47,16 @@ def patched(recorder: Recorder) -> Iterator[None]:
 
 @contextmanager
 def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    before = owner.__dict__[name]
+    inherited = name not in owner.__dict__
+    before = owner.__dict__.get(name)
     setattr(owner, name, value)
     try:
         yield
     finally:
-        setattr(owner, name, before)
+        if inherited:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, before)
 
 
 # ---- modules
@@ -73,8 +79,9 @@ def _module_call(recorder: Recorder, module: nn.Module, *args: Any, **kwargs: An
     if path is None or path in recorder.treatment.inline or recorder.seen_running:
         return _call(module, *args, **kwargs)
     parent = recorder.top
-    scripted = isinstance(module, torch.jit.ScriptModule)
-    if scripted or is_leaf(recorder, module):
+    with recorder.running():
+        whole = isinstance(module, torch.jit.ScriptModule) or is_leaf(recorder, module)
+    if whole:
         return _leaf_call(recorder, parent, module, path, args, kwargs)
     with recorder.running():
         recorder.check_random()

@@ -14,7 +14,7 @@ from .copies import resized
 from .nests import rebuilt, tensors
 
 # Lengths that are tried, of ids and of sequences each.
-MOST_LENGTHS = 2
+MOST_LENGTHS = 4
 
 
 def batch_of(inputs: Inputs) -> int | None:
@@ -65,13 +65,33 @@ def other_sizes(inputs: Inputs) -> list[OtherSize]:
     ids = [t for t in given if t.dim() > 1 and not t.is_floating_point()]
     sequences = [t for t in given if t.dim() in (2, 3) and t.is_floating_point()]
     for group in (ids, sequences):
-        lengths = Counter(t.shape[axis] for t in group for axis in range(1, min(t.dim(), 3)))
-        for length, _ in lengths.most_common(MOST_LENGTHS):
-            guess = group is sequences or len(lengths) > 1
-            if length > 1:
-                changed = [_changed(inputs, grown) for grown in _longer(length)]
-                found.append(OtherSize(changed, f"sequence length {length}", guess))
+        lengths = _lengths(group)
+        for length in lengths[:MOST_LENGTHS]:
+            changed = [_changed(inputs, grown) for grown in _longer(length)]
+            found.append(
+                OtherSize(changed, f"sequence length {length}", group is sequences or len(lengths) > 1)
+            )
+    for length in _first_lengths([*ids, *sequences], batch_of(inputs))[:MOST_LENGTHS]:
+        changed = [_changed(inputs, _wider(length, 2 * length + 1))]
+        found.append(OtherSize(changed, f"first dimension {length}", guess=True))
     return list({one.what: one for one in reversed(found)}.values())[::-1]
+
+
+def _lengths(group: list[Tensor]) -> list[int]:
+    """Sizes of dimensions behind the first, those of second dimensions first: last ones are mostly features,
+    and a query may be as long as nothing else is."""
+    ranked: dict[int, tuple[int, int]] = {}
+    for axis in (1, 2):
+        sizes = Counter(t.shape[axis] for t in group if t.dim() > axis)
+        for size, count in sizes.items():
+            ranked.setdefault(size, (axis, -count))
+    return sorted((size for size in ranked if size > 1), key=ranked.__getitem__)
+
+
+def _first_lengths(group: list[Tensor], batch: int | None) -> list[int]:
+    """Sizes of first dimensions that are not the batch's: lengths where those come first, as attention has
+    them unless told otherwise."""
+    return list(dict.fromkeys(t.shape[0] for t in group if t.shape[0] not in (0, 1, batch)))
 
 
 Grown = Callable[[Tensor], dict[int, int]]

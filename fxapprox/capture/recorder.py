@@ -50,6 +50,11 @@ class Recorder(Provenance, TorchFunctionMode):
     def top(self) -> Frame | None:
         return self.stack[-1]
 
+    @property
+    def reading(self) -> bool:
+        """Whether what runs is code of a forward that is being recorded."""
+        return self.stack[-1] is not None and not self.seen_running and self.stack[-1].recording
+
     @contextmanager
     def silent(self) -> Iterator[None]:
         """What runs inside is not recorded."""

@@ -18,12 +18,13 @@ import torch
 from torch import nn
 
 from ._types import Forward, Inputs, Note, Traced
-from .guards import ANY, Guard, common
+from .guards import Guard, common
 from .idle import never_run
 from .merge import Merged, Mismatch, merge
 from .names import Imports
 from .probes import batch_of, other_batches, other_sizes
 from .provenance import Fault, Treatment
+from .reads import reads_of
 from .runs import Run, Workshop, model_fails
 from .signatures import passed_on, signature_text
 from .solve import Sample, depends_on_precision
@@ -302,12 +303,13 @@ def _printed(path: str, merged: Merged, in_eval: Merged | None) -> Forward:
             name.replace("_constant_", prefix): t for name, t in in_eval.base.frame.constants.items()
         }
     guard = _guard(signature, [*merged.samples, *(in_eval.samples if in_eval else ())])
-    return Forward(path, "\n".join(lines) + "\n", imports.names, tuple(main.calls), constants, guard)
+    reads = reads_of([merged, in_eval] if in_eval else [merged])
+    return Forward(path, "\n".join(lines) + "\n", imports.names, tuple(main.calls), constants, guard, reads)
 
 
-def _guard(signature: inspect.Signature, samples: Sequence[Sample]) -> Guard | None:
+def _guard(signature: inspect.Signature, samples: Sequence[Sample]) -> Guard:
     names = tuple(signature.parameters)
     patterns = tuple(common([sample.frame.given[name] for sample in samples]) for name in names)
     shared = [sample.frame.aliases for sample in samples]
     aliases = tuple(one for one in shared[0] if all(one in others for others in shared))
-    return Guard(names, patterns, passed_on(signature), aliases) if set(patterns) - {ANY} else None
+    return Guard(names, patterns, passed_on(signature), aliases)

@@ -83,7 +83,7 @@ def run(model: nn.Module, trial: Trial) -> Outcome:
         seed_all(trial.random)
     try:
         with trial.modes.entered(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*was rewritten with other arguments")
+            warnings.filterwarnings("ignore", ".*was rewritten with (other arguments|another self)")
             output = model(*given.args, **(given.kwargs or {}))
     except Exception as failure:
         return Outcome(failure=failure)

@@ -22,12 +22,13 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from ..capture._types import Forward, FunctionCall
-from ..capture.guards import Guard, odd_argument
+from ..capture.guards import Guard, changed_attribute, odd_call
 from ..errors import FxApproxError
 
 Imports = tuple[tuple[str, tuple[str, str]], ...]
 Text = tuple[str, Imports, Guard | None]
-ODD = "_fxapprox_odd_argument"
+ODD = "_fxapprox_odd_call"
+READS = "_fxapprox_reads"
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _BY_NAME = (inspect.Parameter.KEYWORD_ONLY,)
 
@@ -42,10 +43,10 @@ class Captured:
         """Keep the generated class from registering itself where the user's base class lists subclasses."""
 
     def _fxapprox_as_written(self, odd: str, /, *args: Any, **kwargs: Any) -> Any:
-        """The user's own forward, for arguments that could take another way than the captured one went."""
+        """The user's own forward, for a call that could take another way than the captured one went."""
         warnings.warn(
-            f"{self._fxapprox_base.__name__} was rewritten with other arguments than {odd}: its forward runs "
-            "as written, and the calls of functions in it exactly; rewrite with such inputs to sample them",
+            f"{self._fxapprox_base.__name__} was rewritten with {odd}: its forward runs "
+            "as written, and the calls of functions in it exactly; rewrite it as it is used to sample them",
             stacklevel=3,
         )
         own = self.__dict__.get("_fxapprox_forward")
@@ -77,7 +78,7 @@ def install(module: nn.Module, forward: Forward, sampled: Iterable[FunctionCall]
     imports = dict(forward.imports)
     if forward.guard is not None:
         source = _guarded(source, forward.guard)
-        imports[ODD] = (odd_argument.__module__, odd_argument.__name__)
+        imports[ODD] = (odd_call.__module__, odd_call.__name__)
     text = source, tuple(sorted(imports.items())), forward.guard
     captured = _class_for(module, text)
     for name, value in forward.constants.items():
@@ -85,6 +86,8 @@ def install(module: nn.Module, forward: Forward, sampled: Iterable[FunctionCall]
             module.register_buffer(name, value.detach().clone(), persistent=False)
         else:
             setattr(module, name, value)
+    # what the forward itself sets in its first call ("prepared") is not yet what the trace read
+    module.__dict__[READS] = tuple(read for read in forward.reads if not changed_attribute(module, (read,)))
     if "forward" in module.__dict__:  # one set on the instance would hide the class's
         module.__dict__["_fxapprox_forward"] = module.__dict__.pop("forward")
     module.__class__ = captured
@@ -109,7 +112,7 @@ def _guarded(source: str, guard: Guard) -> str:
     head, rest = source.split("\n", 1)
     values = "".join(f"{name}, " for name in guard.names)
     check = (
-        f"    if (_odd := {ODD}(self._fxapprox_text[2], ({values}))) is not None:\n"
+        f"    if (_odd := {ODD}(self._fxapprox_text[2], ({values}), self, self.{READS})) is not None:\n"
         f"        return self._fxapprox_as_written(_odd, {guard.passed})\n"
     )
     return f"{head}\n{check}{rest}"

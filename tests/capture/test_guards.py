@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import functools
 import pickle
 import runpy
 import warnings
@@ -138,3 +140,115 @@ def test_a_module_that_was_given_one_tensor_twice_is_not_wrong_for_two():
     assert torch.equal(fast(X), model(X))
     with pytest.warns(UserWarning, match="y is another tensor than x"):
         assert torch.equal(fast(X, X), model(X, X))
+
+
+@dataclasses.dataclass
+class Config:
+    double: bool = False
+    unread: int = 0
+
+
+class Settings:
+    def __init__(self) -> None:
+        self.sign, self.unread = 1, 0
+
+
+class Inner(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.squares, self.fc = False, nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x)
+
+
+class Configured(nn.Module):
+    """Branches on attributes of its own, of its class, of a child, of objects and containers it holds."""
+
+    shift = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mode, self.times, self.scale, self.counter = "plain", 1, 0.5, 0
+        self.config, self.settings, self.steps = Config(), Settings(), {"extra": [False]}
+        self.inner, self.weight = Inner(), nn.Parameter(torch.randn(8, 8))
+        self.register_parameter("bias", None)
+
+    @property
+    def doubles(self) -> bool:
+        return self.config.double
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = (self.inner(x) @ self.weight) * (self.settings.sign * (2 if self.doubles else 1))
+        if self.mode == "tanh":
+            y = y.tanh()
+        for _ in range(self.times):
+            y = y + self.shift
+        if self.inner.squares:
+            y = y * y
+        if self.bias is not None:
+            y = y + self.bias
+        if self.scale > 0:
+            y = y * self.scale
+        return -y if self.steps["extra"][0] else y
+
+
+CHANGES = {
+    "self.mode": lambda m: setattr(m, "mode", "tanh"),
+    "self.times": lambda m: setattr(m, "times", 3),
+    "self.shift": lambda m: setattr(m, "shift", 2),
+    "self.config.double": lambda m: setattr(m.config, "double", True),
+    "self.settings.sign": lambda m: setattr(m.settings, "sign", -1),
+    "self.inner.squares": lambda m: setattr(m.inner, "squares", True),
+    "self.steps": lambda m: m.steps["extra"].__setitem__(0, True),
+    "self.bias": lambda m: setattr(m, "bias", nn.Parameter(torch.ones(8))),
+    "self.scale": lambda m: setattr(m, "scale", -0.5),
+}
+
+
+@functools.cache
+def _rewritten() -> tuple[nn.Module, nn.Module]:
+    model = Configured()
+    return model, fxapprox.rewrite(model, (X,), rules=[fxapprox.Rule(kind="matmul", policy="topk", keep=0.5)])
+
+
+def configured() -> tuple[Any, Any]:
+    """A model, and the same rewritten, both new."""
+    return copy.deepcopy(_rewritten())
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_an_attribute_that_changes_after_the_rewrite_is_followed(name):
+    model, fast = configured()
+    copies = [fast, pickle.loads(pickle.dumps(fast))]
+    CHANGES[name](model)
+    for copied in copies:
+        CHANGES[name](copied)
+        with pytest.warns(UserWarning, match=f"Configured was rewritten with another {name} than it has now"):
+            assert torch.equal(copied.train()(X), model(X))
+            assert torch.equal(copied.eval()(X), model(X))
+
+
+def test_attributes_that_the_forward_does_not_read_change_nothing():
+    model, fast = configured()
+    fast.counter, fast.config.unread, fast.settings.unread, fast.training_loss = 3, 1, 1, 2.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        before = fast(X)
+        assert not torch.equal(before, model(X))
+        fast.scale = 1.0  # a number that the text itself reads
+        torch.testing.assert_close(fast(X), 2 * before)
+
+
+def test_the_change_is_said_once_and_taken_back():
+    _, fast = configured()
+    before = fast(X)
+    fast.mode = "tanh"
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.resetwarnings()
+        fast(X), fast(X)
+        fast.mode = "another"
+        fast(X)
+    assert len(caught) == 1
+    fast.mode = "plain"
+    assert torch.equal(fast(X), before)
