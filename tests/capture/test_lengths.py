@@ -1,4 +1,4 @@
-"""Modules with two lengths of their own: each is probed, so that other ones are sampled, not run as written."""
+"""Modules with two lengths of their own: each is probed, so that others are sampled, too."""
 
 from __future__ import annotations
 
