@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +16,7 @@ __all__ = [
     "Scope",
     "Treatment",
     "drawn_from",
+    "flops_after",
     "idle",
     "never_served",
     "unserved",
@@ -76,10 +78,35 @@ class Choice:
     def treatment(self, product: ProductName) -> Treatment:
         return getattr(self, product)
 
+    def sampled(self, product: ProductName) -> Sampled | None:
+        """What the product is sampled by, in the end: None for an exact one."""
+        treatment = self.treatment(product)
+        treatment = self.forward if treatment == "reuse" else treatment
+        return treatment if isinstance(treatment, Sampled) else None
 
-def drawn_from(site: Site, product: ProductName, sampled: Sampled) -> Product:
+
+def flops_after(products: Mapping[ProductName, Product], choice: Choice | None, product: ProductName) -> int:
+    """FLOPs of one product as chosen: k of n pairs or nodes; "reuse" goes through the forward's k.
+
+    A centred forward adds its mean term, one row of the batch, to the products that go through it."""
+    one = products[product]
+    sampled = choice.sampled(product) if choice else None
+    if choice is None or sampled is None or one.pairs == 0:
+        return one.flops
+    counted = drawn_from(products, "forward" if choice.treatment(product) == "reuse" else product, sampled)
+    k = sampled.k(counted.pairs)
+    if k == counted.pairs:
+        return one.flops
+    rows = max(products["grad_weight"].pairs, 1)
+    share = sampled.policy.work(product, k, counted.pairs, rows)
+    return min(one.flops, round(one.flops * (share + (1 / rows if sampled.center else 0.0))))
+
+
+def drawn_from(
+    products: Mapping[ProductName, Product], product: ProductName, sampled: Sampled
+) -> Product:
     """What a policy chooses from: the product's pairs, or the site's output nodes."""
-    return site.products["grad_input" if sampled.policy.samples == "nodes" else product]
+    return products["grad_input" if sampled.policy.samples == "nodes" else product]
 
 
 def never_served(choice: Choice) -> str | None:
@@ -142,7 +169,7 @@ def idle(site: Site, choice: Choice) -> str | None:
         treatment = choice.treatment(product)
         if not isinstance(treatment, Sampled):
             continue
-        facts, nodes = drawn_from(site, product, treatment), treatment.policy.samples == "nodes"
+        facts, nodes = drawn_from(site.products, product, treatment), treatment.policy.samples == "nodes"
         if product != "forward" and site.products[product].flops == 0 and site.products["forward"].flops > 0:
             reasons.append(f"a training step never computes {product} here")
         elif (

@@ -12,7 +12,8 @@ from ._running import step
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fxapprox.capture._types import Capture
+    from fxapprox.capture._types import Capture, Inputs
+    from fxapprox.capture.load import Loaded
     from fxapprox.plan import Plan
     from fxapprox.rules import Rule
 
@@ -61,13 +62,11 @@ def _key_and_value(text: str) -> tuple[str, Any]:
 
 
 @contextlib.contextmanager
-def captured(asked: Asked) -> Iterator[Capture]:
-    """The model, captured. Its folder stays on sys.path for the block: its forward may import, too."""
+def loaded(asked: Asked) -> Iterator[tuple[Loaded, Inputs]]:
+    """The model and its inputs. Its folder stays on sys.path for the block: its forward may import, too."""
     with step("starting torch"):
         import torch
 
-        from fxapprox.api import check_model
-        from fxapprox.capture import capture
         from fxapprox.capture.importing import importable
         from fxapprox.capture.inputs import parse_inputs
         from fxapprox.capture.load import load
@@ -76,17 +75,27 @@ def captured(asked: Asked) -> Iterator[Capture]:
     given = parse_inputs(asked.input, asked.seed) if asked.input else None
     torch.manual_seed(asked.seed)
     with step(f"loading {asked.model}"):
-        loaded = load(asked.model, example_inputs=given is None)
-    inputs = given or loaded.inputs
+        found = load(asked.model, example_inputs=given is None)
+    inputs = given or found.inputs
     if inputs is None:
         raise RequestError(
             "there are no example inputs",
             remedy="give --input 32x3x32x32 (once for each), or write example_inputs() in the model's file",
         )
-    check_model(loaded.model)
-    with importable(loaded.folder):
+    with importable(found.folder):
+        yield found, inputs
+
+
+@contextlib.contextmanager
+def captured(asked: Asked) -> Iterator[Capture]:
+    """The model, captured, in the block of `loaded`."""
+    with loaded(asked) as (given, inputs):
+        from fxapprox.api import check_model
+        from fxapprox.capture import capture
+
+        check_model(given.model)
         with step("capturing the model"):
             found = capture(
-                loaded.model, inputs, origin=loaded.origin, leaf=tuple(asked.leaf), front_end=asked.front_end
+                given.model, inputs, origin=given.origin, leaf=tuple(asked.leaf), front_end=asked.front_end
             )
         yield found

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TextIO, get_type_hints
 
@@ -25,6 +26,8 @@ INTERRUPTED = 130
 FAULT = 1
 PATIENCE = 2.0
 """Seconds after which a step says that it is still at work."""
+REFRESH = 0.2
+"""Seconds between two drawings of a progress bar."""
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
@@ -156,3 +159,37 @@ def step(doing: str) -> Iterator[None]:
         timer.cancel()
         timer.join()
         live.stop()
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[Callable[[str, float], None]]:
+    """A bar for work that tells what it does and the share that is done; on a terminal, from `PATIENCE`
+    seconds on. It is drawn when it is told to and by no thread, which would disturb what is measured."""
+    if not sys.stderr.isatty():
+        yield lambda doing, done: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
+        console=Console(stderr=True), auto_refresh=False, transient=True,
+        redirect_stdout=False, redirect_stderr=False,
+    )  # fmt: skip
+    task = bar.add_task("", total=1.0)
+    began = drawn = time.monotonic()
+
+    def tick(doing: str, done: float) -> None:
+        nonlocal drawn
+        now = time.monotonic()
+        if now - began < PATIENCE or now - drawn < REFRESH:
+            return
+        drawn = now
+        bar.start()
+        bar.update(task, description=doing, completed=done)
+        bar.refresh()
+
+    try:
+        yield tick
+    finally:
+        bar.stop()

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from importlib.metadata import version
 from typing import Annotated
 
 import typer
 
 from ._running import paragraphs
+from .bench import bench
 from .explain import explain
 from .inspect import inspect
 from .kinds import kinds
@@ -28,6 +28,8 @@ app = typer.Typer(
 
 def _print_version(asked: bool) -> None:
     if asked:
+        from importlib.metadata import version  # it costs as much as all of typer
+
         typer.echo(f"fxapprox {version('fxapprox')}")
         raise typer.Exit
 
@@ -52,7 +54,7 @@ def fxapprox(
     pass
 
 
-for one in (rewrite, inspect, explain, policies, kinds):
+for one in (rewrite, inspect, explain, bench, policies, kinds):
     app.command()(one)
 
 

@@ -29,12 +29,13 @@ def outside_flops(model: nn.Module, inputs: Inputs, sites: Sequence[Site]) -> in
     One forward pass on fake tensors (on real ones where the model reads data) is counted with torch's
     formulas for matrix products and convolutions, which are right for forward passes, and our own for
     attention. What exceeds the sites' forward products is taken three times: both gradients cost as much."""
-    counted = _forward_flops(model, inputs)
+    counted = forward_flops(model, inputs)
     seen = sum(site.products["forward"].flops for site in sites if site.kind not in UNCOUNTED)
     return 3 * max(counted - seen, 0)
 
 
-def _forward_flops(model: nn.Module, inputs: Inputs) -> int:
+def forward_flops(model: nn.Module, inputs: Inputs) -> int:
+    """FLOPs of one forward pass, 2 per multiply-add; 0 where they cannot be counted."""
     for convert_in in (_fakes, _clones):
         try:
             with kept_random_state(), torch.no_grad():

@@ -82,7 +82,7 @@ def _share(decision: Decision) -> str:
     for product in PRODUCTS:
         how = decision.choice.treatment(product)
         if isinstance(how, Sampled):
-            return f"keeps {how.keep:.0%} of {drawn_from(decision.site, product, how).over}"
+            return f"keeps {how.keep:.0%} of {drawn_from(decision.site.products, product, how).over}"
     return "exact"
 
 
@@ -92,7 +92,7 @@ def _kept(decision: Decision) -> str:
     for product in PRODUCTS:
         how = decision.choice.treatment(product)
         if isinstance(how, Sampled):
-            facts = drawn_from(decision.site, product, how)
+            facts = drawn_from(decision.site.products, product, how)
             if facts is decision.site.products["grad_weight"]:  # over the batch, whose size is free
                 return _share(decision)
             return f"keeps {how.k(facts.pairs)} of {facts.pairs} {facts.over}"

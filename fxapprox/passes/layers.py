@@ -267,16 +267,40 @@ def sample_module(module: nn.Module, *, site: str, kind: Kind, choice: Choice) -
         module.__class__ = sampled_class(cls)  # type: ignore[arg-type]
 
 
-def sites_of(model: nn.Module) -> Iterator[Sites]:
-    """The sites of a model that samples, each once; those of calls in containers, too, which are no
-    children there."""
+def sampling_modules(model: nn.Module) -> Iterator[nn.Module]:
+    """Every layer and function call of the model that samples, each once; the calls in containers, too,
+    which are no children there."""
     seen: set[int] = set()
     for module in model.modules():
         for held in (module, *(value for value in vars(module).values() if isinstance(value, nn.Module))):
-            sites = vars(held).get("_fxapprox")
-            if isinstance(sites, Sites) and id(sites) not in seen:
-                seen.add(id(sites))
-                yield sites
+            if isinstance(vars(held).get("_fxapprox"), Sites) and id(held) not in seen:
+                seen.add(id(held))
+                yield held
+
+
+def sites_of(model: nn.Module) -> Iterator[Sites]:
+    """What the model's layers and calls sample, see `sampling_modules`."""
+    for module in sampling_modules(model):
+        yield vars(module)["_fxapprox"]
+
+
+def unsample(model: M) -> M:
+    """The model itself, with every site exact again: layers are of the class they had, function calls
+    run the function."""
+    for module in list(sampling_modules(model)):
+        if isinstance(module, FunctionSite):
+            module._fxapprox = Sites(module._fxapprox.kind, {})
+            continue
+        del module.__dict__["_fxapprox"]
+        cls = type(module)
+        if "_fxapprox_base" in vars(cls):
+            module.__class__ = cls._fxapprox_base  # type: ignore[attr-defined]
+        else:  # the class that torch made for a parametrized layer, see `sample_module`
+            own = {
+                name: value for name, value in vars(cls).items() if name not in ("__dict__", "__weakref__")
+            }
+            module.__class__ = type(cls.__name__, (cls.__bases__[0]._fxapprox_base,), own)  # type: ignore[attr-defined]
+    return model
 
 
 def sampled(module: M, *, site: str, **keys: Any) -> M:

@@ -14,7 +14,7 @@ from ..capture.trials import Modes, Trial, mismatch, run
 from ..choices import Choice
 from ..errors import FxApproxError
 from .copying import deep_copy
-from .layers import Sites
+from .layers import sites_of
 
 
 def verify(capture: Capture, model: nn.Module) -> None:
@@ -92,9 +92,7 @@ def _outcome_differences(capture: Capture, theirs: nn.Module, ours: nn.Module) -
 def _make_exact(model: nn.Module, *, only_own_evaluation: bool) -> None:
     """Make every site (or those that evaluate in a way of their own) compute all of its products, by the way
     that sampled ones go."""
-    for module in model.modules():
-        for held in (module, *vars(module).values()):  # a container's sites are not among its children
-            sites = vars(held).get("_fxapprox") if isinstance(held, nn.Module) else None
-            for part in sites.parts.values() if isinstance(sites, Sites) else ():
-                if part.evaluates or not only_own_evaluation:
-                    part.choice = Choice()
+    for sites in sites_of(model):
+        for part in sites.parts.values():
+            if part.evaluates or not only_own_evaluation:
+                part.choice = Choice()

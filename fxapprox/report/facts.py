@@ -11,7 +11,7 @@ from typing import Any, Protocol, cast
 import torch
 
 from ..capture._types import Capture, Edge, Note, Operator
-from ..choices import Choice, Sampled, Treatment, drawn_from
+from ..choices import Choice, Sampled, Treatment, drawn_from, flops_after
 from ..kinds import kinds
 from ..plan import Decision, Plan, PlanWarning, fingerprint
 from ..policies import policies
@@ -114,23 +114,6 @@ def site_facts(decision: Decision) -> dict[str, Any]:
     }
 
 
-def flops_after(site: Site, choice: Choice | None, product: ProductName) -> int:
-    """FLOPs of one product as chosen: k of n pairs or nodes; "reuse" goes through the forward's k.
-
-    A centred forward adds its mean term, one row of the batch, to the products that go through it."""
-    one = site.products[product]
-    sampled = _sampled(choice, product)
-    if choice is None or sampled is None or one.pairs == 0:
-        return one.flops
-    counted = drawn_from(site, "forward" if choice.treatment(product) == "reuse" else product, sampled)
-    k = sampled.k(counted.pairs)
-    if k == counted.pairs:
-        return one.flops
-    rows = max(site.products["grad_weight"].pairs, 1)
-    share = sampled.policy.work(product, k, counted.pairs, rows)
-    return min(one.flops, round(one.flops * (share + (1 / rows if sampled.center else 0.0))))
-
-
 def kept_bytes(site: Site, choice: Choice | None) -> tuple[int, int]:
     """Bytes of its input that a site keeps for the backward pass: (exact, as chosen).
 
@@ -140,20 +123,12 @@ def kept_bytes(site: Site, choice: Choice | None) -> tuple[int, int]:
     if not site.products["grad_weight"].flops:
         return 0, 0
     whole = math.prod(site.input_shape) * _itemsize(site.dtype) * site.calls
-    sampled = _sampled(choice, "forward")
+    sampled = choice.sampled("forward") if choice else None
     forward = site.products["forward"].pairs
     cut = sampled is not None and sampled.policy.samples == "pairs" and forward
     if choice is None or sampled is None or choice.grad_weight != "reuse" or not cut:
         return whole, whole
     return whole, round(whole * sampled.k(forward) / forward)
-
-
-def _sampled(choice: Choice | None, product: ProductName) -> Sampled | None:
-    """What the product is sampled by, in the end: None for an exact one."""
-    treatment: Treatment = choice.treatment(product) if choice else "exact"
-    if treatment == "reuse" and choice:
-        treatment = choice.forward
-    return treatment if isinstance(treatment, Sampled) else None
 
 
 def _product(site: Site, choice: Choice | None, name: ProductName) -> dict[str, Any]:
@@ -164,11 +139,11 @@ def _product(site: Site, choice: Choice | None, name: ProductName) -> dict[str, 
         "pairs": one.pairs,
         "groups": one.groups,
         "flops": one.flops,
-        "flops_after": flops_after(site, choice, name),
+        "flops_after": flops_after(site.products, choice, name),
         "treatment": treatment if isinstance(treatment, str) else "sampled",
     }
     if isinstance(treatment, Sampled):
-        drawn = drawn_from(site, name, treatment)
+        drawn = drawn_from(site.products, name, treatment)
         told |= {
             "policy": treatment.policy.name,
             "samples": treatment.policy.samples,

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fxapprox.capture._types import Note
-from fxapprox.choices import Choice, Sampled
+from fxapprox.choices import Choice, Sampled, flops_after
 from fxapprox.plan import Plan
 from fxapprox.policies import policies
-from fxapprox.report.facts import facts, flops_after, kept_bytes, kind_facts, policy_facts
+from fxapprox.report.facts import facts, kept_bytes, kind_facts, policy_facts
 from fxapprox.sites import PRODUCTS
 
 from .made import Captured, choice, decided, resnet50, site
@@ -22,7 +22,7 @@ ONE = 2 * 32 * 100 * 60
 
 
 def after(chosen: Choice | None) -> tuple[int, ...]:
-    return tuple(flops_after(LAYER, chosen, product) for product in PRODUCTS)
+    return tuple(flops_after(LAYER.products, chosen, product) for product in PRODUCTS)
 
 
 def test_each_scope_saves_what_it_samples() -> None:
@@ -47,7 +47,7 @@ def test_reuse_goes_through_the_pairs_of_the_forward() -> None:
 
 def test_a_product_that_is_never_computed_stays_at_nothing() -> None:
     first = site("first", 100, 60, depth=0)
-    assert flops_after(first, choice(), "grad_input") == 0
+    assert flops_after(first.products, choice(), "grad_input") == 0
 
 
 def test_centring_adds_one_row_of_the_batch() -> None:
@@ -58,7 +58,7 @@ def test_centring_adds_one_row_of_the_batch() -> None:
 def test_sampling_never_costs_flops(keep: float, min_k: int, center: bool) -> None:
     chosen = choice(keep=keep, min_k=min_k, center=center)
     for product in PRODUCTS:
-        assert 0 < flops_after(LAYER, chosen, product) <= ONE
+        assert 0 < flops_after(LAYER.products, chosen, product) <= ONE
 
 
 def test_only_reuse_by_the_weight_gradient_saves_memory() -> None:

@@ -1,0 +1,307 @@
+"""One sampled call, timed: exact, sampled, and the limit, the exact operation on the kept part alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..capture.nests import rebuilt, tensors
+from ..capture.rng import kept_random_state
+from ..choices import Choice, Sampled
+from ..kinds import Bilinear, Call, Operation, Refusal
+from ..kinds._convolution import Convolution
+from ..passes.copying import deep_copy
+from ..passes.layers import FunctionSite, Sites
+from ..sites import ProductName
+from .calls import SampledCall, layer_tensors, real
+from .timing import Arm, Budget, Ratio, Timing, in_turn, waiting
+
+Form = Literal["contiguous", "channels_last"]
+LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a comparison, in every memory format that was tried; `form` is the fastest."""
+
+    timings: Mapping[Form, Timing]
+
+    @property
+    def form(self) -> Form:
+        return min(self.timings, key=lambda form: self.timings[form].median)
+
+    @property
+    def best(self) -> Timing:
+        return self.timings[self.form]
+
+
+@dataclass(frozen=True)
+class CallTimes:
+    """Seconds of forward and backward of one call: exact, sampled (`ours`), and at the limit."""
+
+    exact: Side
+    ours: Side
+    limit: Side | None
+
+    @property
+    def ratio(self) -> Ratio:
+        """Exact over ours, each in its best form: above 1 sampling pays."""
+        return Ratio.of(self.exact.best, self.ours.best)
+
+    @property
+    def limit_ratio(self) -> Ratio | None:
+        """Exact over the limit: what there is to win."""
+        return Ratio.of(self.exact.best, self.limit.best) if self.limit else None
+
+    @property
+    def reached(self) -> float | None:
+        """The share of the limit's speed that ours has: `ratio` over `limit_ratio`."""
+        at_limit = self.limit_ratio
+        return self.ratio.median / at_limit.median if at_limit else None
+
+
+def time_call(
+    call: SampledCall,
+    budget: Budget,
+    *,
+    limit: bool = True,
+    forms: bool = True,
+    tick: Callable[[float], object] | None = None,
+) -> CallTimes:
+    """The call timed exact, sampled and at its limit, in turn, on random operands of its shapes.
+
+    Forward and backward of the call alone, gradients of its inputs and weights as training wants them.
+    `forms` tries convolutions in both memory formats, `limit=False` leaves the limit out. The exact side
+    is the call as it was written, with torch's own backward. The global random state is kept."""
+    with kept_random_state(), torch.inference_mode(False), torch.enable_grad():
+        sides: dict[tuple[str, Form], Arm] = {}
+        for form in _forms(call) if forms else _forms(call)[:1]:
+            made = _Made.of(call, form)
+            sides["exact", form] = _arm(call, made, partial(made.sites.kind.exact, made.call))
+            sides["ours", form] = _arm(
+                call, made, partial(made.module.forward, *made.call.args, **made.call.kwargs)
+            )
+            if limit:
+                sides["limit", form] = limit_arm(made)
+        timings = in_turn(sides, budget, wait=waiting(call.device), tick=tick)
+    found = {
+        name: Side({form: timing for (side, form), timing in timings.items() if side == name})
+        for name in ("exact", "ours", "limit")
+    }
+    return CallTimes(found["exact"], found["ours"], found["limit"] if limit else None)
+
+
+def _forms(call: SampledCall) -> list[Form]:
+    """The memory formats to try, that of the model first. Only convolutions have two worth trying."""
+    planes = [
+        one for one in call.contracted if isinstance(one.bilinear, Convolution) and len(one.left) in LAST
+    ]
+    if not planes:
+        return ["contiguous"]
+    activations = [t for t in tensors((call.args, dict(call.kwargs))) if t.is_meta and t.dim() in LAST]
+    last = any(t.is_contiguous(memory_format=LAST[t.dim()]) and not t.is_contiguous() for t in activations)
+    return ["channels_last", "contiguous"] if last else ["contiguous", "channels_last"]
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A call made anew in one memory format: real tensors, and a layer of its own where that differs."""
+
+    module: nn.Module
+    sites: Sites
+    call: Call
+    wanted: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, call: SampledCall, form: Form) -> _Made:
+        given = form == _forms(call)[0]
+        module = _layer(call.module, None if given else form)
+
+        def remade(leaf: Any) -> Any:
+            if not isinstance(leaf, Tensor):
+                return leaf
+            tensor = real(leaf, call.device) if leaf.is_meta else leaf
+            convert = not given and (leaf.is_meta or isinstance(leaf, nn.Parameter))
+            return _in_form(tensor, form=form) if convert else tensor
+
+        args, kwargs = rebuilt((call.args, dict(call.kwargs)), remade)
+        site: Any = module
+        function = site.function if isinstance(module, FunctionSite) else None
+        made = Call(args, kwargs, None if function else module, function)
+        everything = [*tensors((args, kwargs)), *layer_tensors(module)]
+        wanted = tuple({id(t): t for t in everything if t.requires_grad}.values()) if call.modes.grad else ()
+        return cls(module, site._fxapprox, made, wanted)
+
+
+def _layer(module: nn.Module, form: Form | None) -> nn.Module:
+    """The layer in this memory format (None: in its own), with a weight that was computed before its forward
+    (torch's older `weight_norm`) as a leaf; the layer itself where that changes nothing."""
+    computed = {name: value for name, value in vars(module).items() if isinstance(value, Tensor)}
+    if isinstance(module, FunctionSite) or (form is None and not computed):
+        return module
+    replica = deep_copy(module)
+    for name, value in computed.items():
+        vars(replica)[name] = value.detach().clone().requires_grad_(value.requires_grad)
+    for place in (*replica.parameters(), *(vars(replica)[name] for name in computed)):
+        place.data = place.data if form is None else _in_form(place.data, form=form)
+    return replica
+
+
+def _in_form(tensor: Tensor, *, form: Form) -> Tensor:
+    """The tensor as a leaf in this memory format; one without planes as it is."""
+    if tensor.dim() not in LAST:
+        return tensor
+    wanted = LAST[tensor.dim()] if form == "channels_last" else torch.contiguous_format
+    changed = tensor.detach().contiguous(memory_format=wanted)
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(changed, requires_grad=tensor.requires_grad)
+    return changed.requires_grad_(tensor.requires_grad)
+
+
+def _arm(call: SampledCall, made: _Made, run: Callable[[], Any]) -> Arm:
+    """Forward and backward of `run`, in the modes that the call ran in."""
+    plain = call.modes.grad and not any(call.modes.autocast.values())
+
+    def forward() -> Any:
+        if plain:
+            return run()
+        with call.modes.entered():
+            return run()
+
+    grads = [torch.randn_like(result) for result in _trained(forward())]
+
+    def arm() -> None:
+        results = _trained(forward())
+        if results and made.wanted:
+            torch.autograd.grad(results, made.wanted, grads, allow_unused=True)
+
+    return arm
+
+
+def _trained(result: Any) -> list[Tensor]:
+    return [tensor for tensor in tensors(result) if tensor.requires_grad]
+
+
+# the limit
+
+
+def limit_arm(made: _Made) -> Arm:
+    """The exact operations of the call's sampled products on operands that are cut to k pairs already.
+
+    Nothing is scored, drawn, gathered or put back, and what lies around the products (a softmax between
+    two of them) is left out."""
+    runs = [
+        limit(operation, made.sites.parts[part].choice, bool(made.wanted))
+        for part, operation in _operations(made)
+        if part in made.sites.parts
+    ]
+
+    def arm() -> None:
+        for run in runs:
+            run()
+
+    return arm
+
+
+def _operations(made: _Made) -> list[tuple[str, Operation]]:
+    met: list[tuple[str, Operation]] = []
+
+    def product(part: str, operation: Operation | Refusal) -> Tensor:
+        if isinstance(operation, Refusal):
+            return torch.empty(0)
+        met.append((part, operation))
+        result = operation.bilinear.forward(operation.left, operation.right, operation.bias)
+        return operation.finish(result) if operation.finish else result
+
+    made.sites.kind.run(made.call, product)
+    return met
+
+
+def limit(operation: Operation, choice: Choice, grad: bool = True) -> Arm:
+    """One product at its limit: what `choice` samples on the operands cut to the k pairs, the rest whole.
+
+    Where both gradients go through the pairs of the forward this is the exact operation on the cut
+    operands, with torch's own backward; else the three products one by one."""
+    bilinear = operation.bilinear
+    left, right, bias = (
+        None if t is None else t.detach() for t in (operation.left, operation.right, operation.bias)
+    )
+    assert left is not None
+    assert right is not None
+    shapes = tuple(left.shape), tuple(right.shape)
+    kept = _cut(bilinear, "forward", choice.forward, left, right, shapes)
+    example = bilinear.forward(*kept, bias)
+    grad_y = torch.randn_like(example)
+    wants = (grad and operation.left.requires_grad, grad and operation.right.requires_grad)
+    wants_bias = grad and operation.bias is not None and operation.bias.requires_grad
+    whole = isinstance(choice.forward, Sampled) and all(
+        how == "reuse"
+        for how, wanted in zip((choice.grad_input, choice.grad_weight), wants, strict=True)
+        if wanted
+    )
+    if whole:
+        return _by_autograd(bilinear, (*kept, bias), (*wants, wants_bias), grad_y)
+    runs: list[Arm] = [partial(bilinear.forward, *kept, bias)]
+    if wants[0]:
+        at = kept if choice.grad_input == "reuse" else (left, right)
+        first, second = _cut(bilinear, "grad_input", choice.grad_input, grad_y, at[1], shapes)
+        runs.append(partial(bilinear.grad_left, first, second, tuple(at[0].shape)))
+    if wants[1]:
+        at = kept if choice.grad_weight == "reuse" else (left, right)
+        first, second = _cut(bilinear, "grad_weight", choice.grad_weight, grad_y, at[0], shapes)
+        runs.append(partial(bilinear.grad_right, first, second, tuple(at[1].shape)))
+    if wants_bias:
+        runs.append(partial(bilinear.grad_bias, grad_y))
+    return partial(_one_after_another, runs)
+
+
+def _cut(
+    bilinear: Bilinear,
+    product: ProductName,
+    how: object,
+    first: Tensor,
+    second: Tensor,
+    shapes: tuple[tuple[int, ...], tuple[int, ...]],
+) -> tuple[Tensor, Tensor]:
+    """Both operands of a product cut to k pairs, evenly spread; whole where it is not sampled."""
+    if not isinstance(how, Sampled):
+        return first, second
+    groups, pairs, _ = bilinear.sizes(product, *shapes)
+    k = how.k(pairs)
+    if k == pairs:
+        return first, second
+    index = (torch.arange(k, device=first.device) * pairs // k).expand(groups, k)
+    return bilinear.take(product, 0, first, index), bilinear.take(product, 1, second, index)
+
+
+def _by_autograd(
+    bilinear: Bilinear,
+    operands: tuple[Tensor, Tensor, Tensor | None],
+    wants: Sequence[bool],
+    grad_y: Tensor,
+) -> Arm:
+    leaves = [
+        None if t is None else t.detach().requires_grad_(w) for t, w in zip(operands, wants, strict=True)
+    ]
+    left, right, bias = leaves
+    assert left is not None
+    assert right is not None
+    wanted = [t for t in leaves if t is not None and t.requires_grad]
+
+    def arm() -> None:
+        result = bilinear.forward(left, right, bias)
+        if wanted:
+            torch.autograd.grad(result, wanted, grad_y)
+
+    return arm
+
+
+def _one_after_another(runs: Sequence[Arm]) -> None:
+    with torch.no_grad():
+        for run in runs:
+            run()
