@@ -102,9 +102,7 @@ def flops_after(products: Mapping[ProductName, Product], choice: Choice | None, 
     return min(one.flops, round(one.flops * (share + (1 / rows if sampled.center else 0.0))))
 
 
-def drawn_from(
-    products: Mapping[ProductName, Product], product: ProductName, sampled: Sampled
-) -> Product:
+def drawn_from(products: Mapping[ProductName, Product], product: ProductName, sampled: Sampled) -> Product:
     """What a policy chooses from: the product's pairs, or the site's output nodes."""
     return products["grad_input" if sampled.policy.samples == "nodes" else product]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -12,13 +12,12 @@ from torch import Tensor, nn
 
 from ..capture.nests import rebuilt, tensors
 from ..capture.rng import kept_random_state
-from ..choices import Choice, Sampled
-from ..kinds import Bilinear, Call, Operation, Refusal
+from ..kinds import Call, Operation, Refusal
 from ..kinds._convolution import Convolution
 from ..passes.copying import deep_copy
 from ..passes.layers import FunctionSite, Sites
-from ..sites import ProductName
 from .calls import SampledCall, layer_tensors, real
+from .limit import limit
 from .timing import Arm, Budget, Ratio, Timing, in_turn, waiting
 
 Form = Literal["contiguous", "channels_last"]
@@ -220,88 +219,3 @@ def _operations(made: _Made) -> list[tuple[str, Operation]]:
 
     made.sites.kind.run(made.call, product)
     return met
-
-
-def limit(operation: Operation, choice: Choice, grad: bool = True) -> Arm:
-    """One product at its limit: what `choice` samples on the operands cut to the k pairs, the rest whole.
-
-    Where both gradients go through the pairs of the forward this is the exact operation on the cut
-    operands, with torch's own backward; else the three products one by one."""
-    bilinear = operation.bilinear
-    left, right, bias = (
-        None if t is None else t.detach() for t in (operation.left, operation.right, operation.bias)
-    )
-    assert left is not None
-    assert right is not None
-    shapes = tuple(left.shape), tuple(right.shape)
-    kept = _cut(bilinear, "forward", choice.forward, left, right, shapes)
-    example = bilinear.forward(*kept, bias)
-    grad_y = torch.randn_like(example)
-    wants = (grad and operation.left.requires_grad, grad and operation.right.requires_grad)
-    wants_bias = grad and operation.bias is not None and operation.bias.requires_grad
-    whole = isinstance(choice.forward, Sampled) and all(
-        how == "reuse"
-        for how, wanted in zip((choice.grad_input, choice.grad_weight), wants, strict=True)
-        if wanted
-    )
-    if whole:
-        return _by_autograd(bilinear, (*kept, bias), (*wants, wants_bias), grad_y)
-    runs: list[Arm] = [partial(bilinear.forward, *kept, bias)]
-    if wants[0]:
-        at = kept if choice.grad_input == "reuse" else (left, right)
-        first, second = _cut(bilinear, "grad_input", choice.grad_input, grad_y, at[1], shapes)
-        runs.append(partial(bilinear.grad_left, first, second, tuple(at[0].shape)))
-    if wants[1]:
-        at = kept if choice.grad_weight == "reuse" else (left, right)
-        first, second = _cut(bilinear, "grad_weight", choice.grad_weight, grad_y, at[0], shapes)
-        runs.append(partial(bilinear.grad_right, first, second, tuple(at[1].shape)))
-    if wants_bias:
-        runs.append(partial(bilinear.grad_bias, grad_y))
-    return partial(_one_after_another, runs)
-
-
-def _cut(
-    bilinear: Bilinear,
-    product: ProductName,
-    how: object,
-    first: Tensor,
-    second: Tensor,
-    shapes: tuple[tuple[int, ...], tuple[int, ...]],
-) -> tuple[Tensor, Tensor]:
-    """Both operands of a product cut to k pairs, evenly spread; whole where it is not sampled."""
-    if not isinstance(how, Sampled):
-        return first, second
-    groups, pairs, _ = bilinear.sizes(product, *shapes)
-    k = how.k(pairs)
-    if k == pairs:
-        return first, second
-    index = (torch.arange(k, device=first.device) * pairs // k).expand(groups, k)
-    return bilinear.take(product, 0, first, index), bilinear.take(product, 1, second, index)
-
-
-def _by_autograd(
-    bilinear: Bilinear,
-    operands: tuple[Tensor, Tensor, Tensor | None],
-    wants: Sequence[bool],
-    grad_y: Tensor,
-) -> Arm:
-    leaves = [
-        None if t is None else t.detach().requires_grad_(w) for t, w in zip(operands, wants, strict=True)
-    ]
-    left, right, bias = leaves
-    assert left is not None
-    assert right is not None
-    wanted = [t for t in leaves if t is not None and t.requires_grad]
-
-    def arm() -> None:
-        result = bilinear.forward(left, right, bias)
-        if wanted:
-            torch.autograd.grad(result, wanted, grad_y)
-
-    return arm
-
-
-def _one_after_another(runs: Sequence[Arm]) -> None:
-    with torch.no_grad():
-        for run in runs:
-            run()

@@ -44,10 +44,11 @@ class Budget:
         """That part of the seconds; the same repetitions."""
         return Budget(self.seconds * part, self.repeat)
 
-    def spent(self, rounds: int, seconds: float) -> bool:
+    def spent(self, rounds: int, seconds: float) -> float:
+        """The share of the budget that these rounds in these seconds have used up; 1 where it is spent."""
         if self.repeat is not None:
-            return rounds >= self.repeat
-        return rounds >= MOST or (rounds >= LEAST and seconds >= self.seconds)
+            return min(rounds / self.repeat, 1.0)
+        return min(max(min(seconds / self.seconds, rounds / LEAST), rounds / MOST), 1.0)
 
 
 @dataclass(frozen=True)
@@ -105,14 +106,15 @@ def in_turn(
             arm()
     started = time.perf_counter()
     rounds = 0
-    while not budget.spent(rounds, time.perf_counter() - started):
+    spent = 0.0
+    while spent < 1:
         for name in order if rounds % 2 == 0 else reversed(order):
             with _no_garbage_collection():
                 samples[name].append(_seconds(arms[name], wait))
         rounds += 1
+        spent = budget.spent(rounds, time.perf_counter() - started)
         if tick is not None:
-            spent = (time.perf_counter() - started) / budget.seconds
-            tick(min(rounds / budget.repeat if budget.repeat else min(spent, rounds / LEAST), 1.0))
+            tick(spent)
     return {name: Timing(tuple(values)) for name, values in samples.items()}
 
 

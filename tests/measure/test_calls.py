@@ -20,7 +20,7 @@ from fxapprox.kinds import Operation
 from fxapprox.kinds._convolution import Convolution
 from fxapprox.kinds.linear import Rows
 from fxapprox.measure import Budget, sampled_calls, time_call
-from fxapprox.measure.sites import limit
+from fxapprox.measure.limit import limit
 from fxapprox.policies import policies
 from fxapprox.sites import PRODUCTS
 
@@ -203,6 +203,27 @@ def test_the_limit_does_the_kept_flops_and_no_more(kind: str, scope: Any) -> Non
     one = given.bilinear.flops(tuple(given.left.shape), tuple(given.right.shape))
     parts = [0.25 if choice.sampled(product) else 1.0 for product in PRODUCTS]
     assert counter.get_total_flops() == sum(parts) * one
+
+
+@pytest.mark.parametrize(("name", "scope"), [("dropout", "forward"), ("meprop", "backward")])
+@pytest.mark.parametrize("kind", ["linear", "conv"])
+def test_the_limit_of_output_nodes(kind: str, name: str, scope: Any) -> None:
+    given = operation(kind)
+    choice = Choice.of_scope(scope, Sampled(policies.get(name)(), 0.5))
+    arm = limit(given, choice)
+    with FlopCounterMode(display=False) as counter:
+        arm()
+    one = given.bilinear.flops(tuple(given.left.shape), tuple(given.right.shape))
+    assert counter.get_total_flops() == (1.5 if scope == "forward" else 2) * one
+
+
+@pytest.mark.parametrize(("name", "scope"), [("dropout", "forward"), ("meprop", "backward")])
+def test_node_policies_are_measured_like_others(name: str, scope: str) -> None:
+    fast, inputs = twice(policy=name, scope=scope)
+    sites = {site["id"]: site for site in fxapprox.summary(fast).facts["sites"]}
+    for call in sampled_calls(fast, inputs):
+        assert call.flops_after * sites[call.sites[0]]["calls"] == sites[call.sites[0]]["flops_after"]
+        assert time_call(call, ONCE).limit is not None
 
 
 def test_the_limit_computes_the_gradients_that_are_wanted() -> None:
