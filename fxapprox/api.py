@@ -46,6 +46,7 @@ def rewrite(
     min_k: int | None = None,
     scope: str | None = None,
     center: bool | None = None,
+    memory: bool | Mapping[str, float] | None = None,
     silence: str | Sequence[str] = (),
     leaf: Sequence[str] = (),
     front_end: str | None = None,
@@ -55,13 +56,16 @@ def rewrite(
 
     Say what is sampled with `rules` (a rules file, a list of Rule, or a Plan), or with the shorthand for
     one rule over every site: `policy`, `keep` (default 0.5), `min_k` (1), `scope` ("forward"), `center`
-    (False) and the policy's own `options`. `args` and `kwargs` are example inputs. `silence` names
-    warnings that are not to be said (docs/advice.md lists them). `leaf` names modules that are not looked
-    into, `front_end` forces "trace" or "modules".
+    (False), `memory` (False) and the policy's own `options`. `args` and `kwargs` are example inputs.
+    `silence` names warnings that are not to be said (docs/advice.md lists them). `leaf` names modules that
+    are not looked into, `front_end` forces "trace" or "modules".
 
     Evaluation computes what `model` computes; parameters, buffers and the keys of the state_dict are
     the same. Raises FxApproxError, among them NothingRewritten where every site was left exact."""
-    keys = {"policy": policy, "keep": keep, "min_k": min_k, "scope": scope, "center": center, **options}
+    keys = {
+        "policy": policy, "keep": keep, "min_k": min_k, "scope": scope, "center": center, "memory": memory,
+        **options,
+    }  # fmt: skip
     given = silenced(_rules(rules, keys), silence)
     captured = _captured(model, args, kwargs, leaf, front_end)
     return rewritten(captured, planned(captured, given))
@@ -78,13 +82,17 @@ def plan(
     min_k: int | None = None,
     scope: str | None = None,
     center: bool | None = None,
+    memory: bool | Mapping[str, float] | None = None,
     silence: str | Sequence[str] = (),
     leaf: Sequence[str] = (),
     front_end: str | None = None,
     **options: Any,
 ) -> Plan:
     """What `rewrite` with the same arguments would do; does nothing."""
-    keys = {"policy": policy, "keep": keep, "min_k": min_k, "scope": scope, "center": center, **options}
+    keys = {
+        "policy": policy, "keep": keep, "min_k": min_k, "scope": scope, "center": center, "memory": memory,
+        **options,
+    }  # fmt: skip
     given = silenced(_rules(rules, keys), silence)
     return planned(_captured(model, args, kwargs, leaf, front_end), given)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from .policies import SCOPES, AnyPolicy, NodePolicy, Scope
@@ -12,11 +12,13 @@ from .sites import PRODUCTS, Product, ProductName, Site
 __all__ = [
     "SCOPES",
     "Choice",
+    "Memory",
     "Sampled",
     "Scope",
     "Treatment",
     "drawn_from",
     "flops_after",
+    "forgetful",
     "idle",
     "never_served",
     "unserved",
@@ -24,15 +26,25 @@ __all__ = [
 
 
 @dataclass(frozen=True)
+class Memory:
+    """Rows that a sampled weight gradient leaves out wait, and take part in later steps (Mem-AOP-GD,
+    Hernandez, Rini, Duman 2021). A row that waits is multiplied by `decay` in (0, 1] a step."""
+
+    decay: float = 1.0
+
+
+@dataclass(frozen=True)
 class Sampled:
     """One product under a policy. `keep` in (0, 1]; k = max(min_k, floor(keep·n)), at most n. A policy with
     options of its own for the size (`sized_by`) says `keep` itself.
-    `center` adds the control variate of the mean (forward product of a policy over pairs only)."""
+    `center` adds the control variate of the mean (forward product of a policy over pairs only), `memory`
+    error feedback (grad_weight only)."""
 
     policy: AnyPolicy
     keep: float = 0.5
     min_k: int = 1
     center: bool = False
+    memory: Memory | None = None
 
     def __post_init__(self) -> None:
         if self.policy.own_keep is not None:
@@ -66,10 +78,12 @@ class Choice:
 
     @classmethod
     def of_scope(cls, scope: Scope, sampled: Sampled) -> Choice:
-        """The treatments a scope stands for (operators.md, "Where an approximation is applied")."""
+        """The treatments a scope stands for (operators.md, "Where an approximation is applied"). A memory
+        is the weight gradient's alone."""
+        others = replace(sampled, memory=None)
         table: dict[str, tuple[Treatment, Treatment, Treatment]] = {
             "forward": (sampled, "reuse", "reuse"),
-            "backward": ("exact", sampled, sampled),
+            "backward": ("exact", others, sampled),
             "grad-weight": ("exact", "exact", sampled),
             "straight-through": (sampled, "exact", "exact"),
         }
@@ -138,6 +152,19 @@ def _nodes_misplaced(choice: Choice, sampled: Sampled) -> str | None:
     return None
 
 
+def forgetful(policy: AnyPolicy) -> str | None:
+    """Why a memory cannot go with the policy, None where it can: it must keep k rows as they are."""
+    if policy.samples == "nodes":
+        why = "chooses output nodes, not rows of the batch"
+    elif policy.unbiased:
+        why = "scales what it keeps to stand for the rest, which the memory would then apply a second time"
+    elif policy.size != "k":
+        why = "keeps a number of rows that is not k"
+    else:
+        return None
+    return f"memory does not go with policy {policy.name!r}, which {why}"
+
+
 def unserved(site: Site, choice: Choice) -> str | None:
     """Why the choice cannot be carried out at this site; None where it can."""
     reason = never_served(choice)
@@ -148,6 +175,10 @@ def unserved(site: Site, choice: Choice) -> str | None:
             return treatment.policy.refuses(site)
     if site.weight is not None:
         return None
+    if isinstance(choice.grad_weight, Sampled) and choice.grad_weight.memory:
+        return (
+            f"memory is for the gradient of a weight, and {site.op} here has no parameter among its operands"
+        )
     for treatment in (choice.forward, choice.grad_input):
         if isinstance(treatment, Sampled) and treatment.policy.scores == "weight":
             return (

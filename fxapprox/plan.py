@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -188,10 +188,19 @@ def in_words(choice: Choice | None) -> str:
     return ", ".join(f"{key}: {words}" for key, words in parts)
 
 
-def _keys_in_words(keys: dict[str, object]) -> str:
+def _keys_in_words(keys: Mapping[str, object]) -> str:
     rest = (
-        f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"
+        _in_words(key, value)
         for key, value in keys.items()
         if key != "policy" and (key, value) != ("min_k", 1)
     )
     return " ".join([str(keys["policy"]), *rest])
+
+
+def _in_words(key: str, value: object) -> str:
+    """`keep 0.5`, `center`, `memory (decay 0.9)`."""
+    if value is True:
+        return key
+    if isinstance(value, Mapping):
+        return f"{key} ({' '.join(_in_words(*item) for item in value.items())})"
+    return f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"

@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from .errors import RequestError
 from .passes.layers import Part, sites_of
+from .sampling.memory import Pace
 
 _SHOWN = 5  # sites that an error names; the rest are counted
 
 
 def run_state(model: nn.Module) -> dict[str, dict[str, Any]]:
     """What a sampled run needs to go on to the bit, besides the state_dicts of model and optimizer and the
-    state of torch's generator: by site, the place in its random stream.
+    state of torch's generator: by site, the place in its random stream and
+    the rows in its memory.
 
     Plain dicts of ints and tensors, copied: `torch.save` takes it, `torch.load` with weights_only=True
     opens it. Under data parallelism every rank has its own. Raises RequestError for a model that does not
@@ -52,19 +55,19 @@ def load_run_state(model: nn.Module, state: Mapping[str, Mapping[str, Any]]) -> 
 class Attachment:
     """A model's sites joined to an optimizer by `attach`; `remove()` parts them."""
 
-    def __init__(self, parts: list[Part], optimizer: Optimizer) -> None:
-        self.optimizer = optimizer
+    def __init__(self, parts: list[Part], optimizer: Optimizer, scaler: GradScaler | None = None) -> None:
+        self.optimizer, self.scaler = optimizer, scaler
         self._parts = parts
         for part in parts:
             part.attachments.append(self)
 
-    def rate(self, parameter: nn.Parameter) -> float | None:
-        """The learning rate of the group that holds the parameter; None where none does.
+    def pace(self, parameter: Tensor) -> Pace | None:
+        """How the parameter learns now, None where no group holds it.
 
         Looked up each time: `load_state_dict` replaces the groups, `add_param_group` adds some."""
         for group in self.optimizer.param_groups:
             if any(held is parameter for held in group["params"]):
-                return float(group["lr"])
+                return Pace(float(group["lr"]), self.scaler.get_scale() if self.scaler else 1.0)
         return None
 
     def remove(self) -> None:
@@ -73,9 +76,10 @@ class Attachment:
                 part.attachments.remove(self)
 
 
-def attach(model: nn.Module, optimizer: Optimizer) -> Attachment:
+def attach(model: nn.Module, optimizer: Optimizer, *, scaler: GradScaler | None = None) -> Attachment:
     """Let the sites of a model that samples follow its optimizer: the learning rate of the group that
-    holds a site's weight, whatever schedule changes it.
+    holds a site's weight, whatever schedule changes it, and the scale of the loss that a gradient scaler
+    sets.
 
     Call it once, after both are made; several optimizers are attached one after the other. A copy of the
     model (deepcopy, pickle) is attached to none. Raises RequestError for a model that does not sample, and
@@ -89,7 +93,7 @@ def attach(model: nn.Module, optimizer: Optimizer) -> Attachment:
             "the optimizer holds no parameter of this model",
             remedy="make it from the rewritten model's parameters: rewriting copies the model",
         )
-    return Attachment(parts, optimizer)
+    return Attachment(parts, optimizer, scaler)
 
 
 def _parts(model: nn.Module) -> dict[str, Part]:

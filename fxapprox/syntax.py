@@ -1,7 +1,7 @@
 """How a choice is written, in a rules file, in a plan file and in Python, and how it is read.
 
-The same keys everywhere: either `policy` with `keep`, `min_k`, `scope`, `center` and the policy's own
-options, or one of "exact", "reuse" or a table of those keys for each of `forward`, `grad_input` and
+The same keys everywhere: either `policy` with `keep`, `min_k`, `scope`, `center`, `memory` and the policy's
+own options, or one of "exact", "reuse" or a table of those keys for each of `forward`, `grad_input` and
 `grad_weight`. Reading collects every problem; nothing is raised before all of them are known.
 """
 
@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
-from .choices import SCOPES, Choice, Sampled, Treatment, never_served
+from .choices import SCOPES, Choice, Memory, Sampled, Treatment, forgetful, never_served
 from .errors import RequestError, one_of
 from .policies import AnyPolicy, policies
 from .problems import Problem, typed
 from .sites import PRODUCTS
 
-SAMPLED_KEYS = ("policy", "keep", "min_k", "center")
+SAMPLED_KEYS = ("policy", "keep", "min_k", "center", "memory")
 SHORT_KEYS = (*SAMPLED_KEYS, "scope")
 CHOICE_KEYS = (*SHORT_KEYS, *PRODUCTS)
 
@@ -70,6 +70,17 @@ def _read_short(keys: Mapping[str, object], also: Iterable[str], problems: list[
                 'drop center, or use scope "forward" or "straight-through"',
             )
         )
+    elif sampled is not None and sampled.memory and scope not in ("backward", "grad-weight"):
+        default = "" if scope else ", the default,"
+        problems.append(
+            Problem(
+                "memory belongs to a weight gradient that is sampled by itself, and scope "
+                f'"{scope or "forward"}"{default} does not sample it so',
+                ("memory",),
+                'add scope = "grad-weight" (or "backward"), or write it into the product\'s table: '
+                'grad_weight = { policy = "topk", keep = 0.25, memory = true }',
+            )
+        )
     if sampled is None or problems:
         return None
     return Choice.of_scope(scope or sampled.policy.scopes[0], sampled)
@@ -119,6 +130,9 @@ def _read_treatment(product: str, value: object, problems: list[Problem]) -> Tre
         sampled = _read_sampled(value, SAMPLED_KEYS, (), found)
         if sampled is not None and sampled.center and product != "forward":
             found.append(Problem("center applies to the forward product only", ("center",)))
+        if sampled is not None and sampled.memory and product != "grad_weight":
+            remedy = "move it into the table of grad_weight"
+            found.append(Problem("memory applies to grad_weight only", ("memory",), remedy))
         problems.extend(
             Problem(f"{product}: {problem.message}", (product, *problem.key), problem.remedy)
             for problem in found
@@ -143,11 +157,14 @@ def _read_sampled(
     keep = typed(keys, "keep", (float, int), problems)
     min_k = typed(keys, "min_k", (int,), problems)
     center = typed(keys, "center", (bool,), problems)
+    memory = _read_memory(keys, problems)
     if keep is not None and not 0 < keep <= 1:
         problems.append(Problem(f"keep = {keep} is outside 0 < keep <= 1", ("keep",)))
     if min_k is not None and min_k < 1:
         problems.append(Problem(f"min_k = {min_k} is less than 1", ("min_k",)))
     options = {key: value for key, value in keys.items() if key not in allowed}
+    if memory is not None and name in policies.all():
+        options = _unscaled(policies.all()[name]) | options
     policy = None
     if name is not None:
         policy = _read_policy(name, options, (*allowed, *also), problems)
@@ -162,12 +179,53 @@ def _read_sampled(
         )
     if policy is None or len(problems) > before or name == "exact":
         return None
+    if memory is not None and (reason := forgetful(policy)) is not None:
+        problems.append(Problem(reason, ("memory",), f"use one of {', '.join(_with_memory())}"))
+        return None
     return Sampled(
         policy,
         keep=0.5 if keep is None else float(keep),
         min_k=1 if min_k is None else min_k,
         center=bool(center),
+        memory=memory,
     )
+
+
+def _read_memory(keys: Mapping[str, object], problems: list[Problem]) -> Memory | None:
+    """`true`, or a table with the decay."""
+    value = keys.get("memory")
+    if value is None or isinstance(value, bool):
+        return Memory() if value else None
+    if not isinstance(value, Mapping):
+        message = f"memory must be true, false or a table such as {{ decay = 0.9 }}, not {value!r}"
+        problems.append(Problem(message, ("memory",)))
+        return None
+    problems.extend(
+        Problem(f"unknown key {key!r} of memory", ("memory", key), one_of(key, ("decay",)))
+        for key in value
+        if key != "decay"
+    )
+    decay = typed(value, "decay", (float, int), problems)
+    if decay is not None and not 0 < decay <= 1:
+        problems.append(Problem(f"decay = {decay} is outside 0 < decay <= 1", ("memory", "decay")))
+    return Memory() if decay is None else Memory(float(decay))
+
+
+def _unscaled(cls: type[AnyPolicy]) -> dict[str, object]:
+    """The option that leaves rows as they are, where a policy has one: a memory must not meet scaled rows."""
+    return {"scale": "none"} if "none" in get_args(option_types(cls).get("scale")) else {}
+
+
+def _with_memory() -> list[str]:
+    """Names of the policies that a memory goes with."""
+    return [
+        name
+        for name, cls in policies.all().items()
+        if cls.samples == "pairs"
+        and cls.size == "k"
+        and cls.scores != "weight"
+        and (not cls.unbiased or _unscaled(cls))
+    ]
 
 
 def _read_policy(
@@ -241,10 +299,10 @@ def spell_choice(choice: Choice | None) -> dict[str, object]:
     if choice is None:
         return {"policy": "exact"}
     if choice.scope != "per product":
-        treatments = (choice.treatment(product) for product in PRODUCTS)
-        sampled = next(treatment for treatment in treatments if isinstance(treatment, Sampled))
-        if choice == Choice.of_scope(choice.scope, sampled):
-            return {**_spell_sampled(sampled, scope=choice.scope)}
+        treatments = [choice.treatment(product) for product in PRODUCTS]
+        for sampled in treatments:  # the last one of a scope has its memory
+            if isinstance(sampled, Sampled) and choice == Choice.of_scope(choice.scope, sampled):
+                return _spell_sampled(sampled, scope=choice.scope)
     return {
         product: _spell_sampled(treatment) if isinstance(treatment, Sampled) else treatment
         for product in PRODUCTS
@@ -260,6 +318,8 @@ def _spell_sampled(sampled: Sampled, scope: str | None = None) -> dict[str, obje
         keys["scope"] = scope
     if sampled.center:
         keys["center"] = True
+    if sampled.memory:
+        keys["memory"] = True if sampled.memory.decay == 1 else {"decay": sampled.memory.decay}
     for option in option_types(type(sampled.policy)):
         value = getattr(sampled.policy, option)
         if value is not None:

@@ -34,6 +34,13 @@ class Net(nn.Module):
         return self.last(nn.functional.dropout(self.first(x).relu() @ self.mix, 0.3, self.training))
 
 
+KEYS: dict[str, dict[str, Any]] = {
+    "forward": {"policy": "pps"},
+    "backward": {"policy": "uniform", "scope": "backward"},
+    "memory": {"policy": "weighted", "scope": "grad-weight", "memory": {"decay": 0.9}},
+}
+
+
 def rewritten(**keys: Any) -> nn.Module:
     torch.manual_seed(3)
     return fxapprox.rewrite(Net(), (X,), **{"policy": "pps", "keep": 0.5, **keys})
@@ -44,11 +51,16 @@ def optimizer_of(model: nn.Module) -> torch.optim.SGD:
 
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
+    """Batches of 8 and 5 in turn, at a rate that falls."""
     model.train()
-    for _ in range(steps):
+    attached = fxapprox.attach(model, optimizer)
+    for step in range(steps):
+        rows = 8 if step % 2 == 0 else 5
         optimizer.zero_grad()
-        nn.functional.cross_entropy(model(X), Y).backward()
+        nn.functional.cross_entropy(model(X[:rows]), Y[:rows]).backward()
         optimizer.step()
+        optimizer.param_groups[0]["lr"] *= 0.9
+    attached.remove()
 
 
 def saved(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -84,11 +96,11 @@ def halves(model: nn.Module, path: Path) -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("scope", ["forward", "backward"])
+@pytest.mark.parametrize("keys", KEYS)
 @pytest.mark.parametrize("seed_between", [None, 7, 99])
-def test_a_resumed_run_is_the_uninterrupted_one(scope: str, seed_between: int | None, tmp_path: Path) -> None:
-    whole = halves(rewritten(scope=scope), tmp_path / "run.pt")
-    again = rewritten(scope=scope)
+def test_a_resumed_run_is_the_uninterrupted_one(keys: str, seed_between: int | None, tmp_path: Path) -> None:
+    whole = halves(rewritten(**KEYS[keys]), tmp_path / "run.pt")
+    again = rewritten(**KEYS[keys])
     if seed_between is not None:  # what the resuming script seeded with does not count
         torch.manual_seed(seed_between)
     optimizer = loaded(again, torch.load(tmp_path / "run.pt", weights_only=True))
@@ -97,30 +109,31 @@ def test_a_resumed_run_is_the_uninterrupted_one(scope: str, seed_between: int | 
 
 
 PROGRAM = """
-import sys, torch
+import importlib, sys, torch
 sys.path[:0] = sys.argv[1:3]
-from test_run import X, assert_equal, loaded, optimizer_of, rewritten, train
-if sys.argv[3] == "emitted":
-    from net_pps import build_model
-    model = build_model()
-else:
-    model = rewritten()
-train(model, optimizer_of(model), 1)  # draws that count for nothing
-train(model, loaded(model, torch.load(sys.argv[1] + "/run.pt", weights_only=True)), 3)
-torch.save(model.state_dict(), sys.argv[1] + "/resumed.pt")
+from test_run import KEYS, loaded, optimizer_of, rewritten, train
+for name, keys in KEYS.items():
+    emitted = importlib.import_module("net_" + name).build_model()
+    for how, model in (("rewritten", rewritten(**keys)), ("emitted", emitted)):
+        train(model, optimizer_of(model), 1)  # draws and rows that count for nothing
+        train(model, loaded(model, torch.load(f"{sys.argv[1]}/{name}.pt", weights_only=True)), 3)
+        torch.save(model.state_dict(), f"{sys.argv[1]}/{name}_{how}.pt")
 """
 
 
-@pytest.mark.parametrize("how", ["rewritten", "emitted"])
-def test_a_run_resumes_in_another_process(how: str, tmp_path: Path) -> None:
-    model = rewritten()
-    fxapprox.emit(model, tmp_path / "net_pps.py")
-    whole = halves(model, tmp_path / "run.pt")
-    arguments = [sys.executable, "-c", PROGRAM, str(tmp_path), str(Path(__file__).parent), how]
+def test_a_run_resumes_in_another_process_and_from_an_emitted_file(tmp_path: Path) -> None:
+    whole = {}
+    for name, keys in KEYS.items():
+        model = rewritten(**keys)
+        fxapprox.emit(model, tmp_path / f"net_{name}.py")
+        whole[name] = halves(model, tmp_path / f"{name}.pt").state_dict()
+    arguments = [sys.executable, "-c", PROGRAM, str(tmp_path), str(Path(__file__).parent)]
     subprocess.run(arguments, check=True)
-    resumed = torch.load(tmp_path / "resumed.pt")
-    for name, value in whole.state_dict().items():
-        assert torch.equal(resumed[name], value), name
+    for name, wanted in whole.items():
+        for how in ("rewritten", "emitted"):
+            resumed = torch.load(tmp_path / f"{name}_{how}.pt")
+            for key, value in wanted.items():
+                assert torch.equal(resumed[key], value), (name, how, key)
 
 
 def test_the_seed_of_the_run_goes_on_without_the_generator() -> None:
@@ -202,7 +215,9 @@ def test_calls_in_containers_have_a_state() -> None:
 
 
 def rates(model: nn.Module) -> list[float | None]:
-    return [held.rate(model.first.weight) for held in model.first._fxapprox.parts[""].attachments]  # type: ignore
+    attachments = model.first._fxapprox.parts[""].attachments  # type: ignore[union-attr]
+    paces = [held.pace(model.first.weight) for held in attachments]  # type: ignore[union-attr]
+    return [pace and pace.rate for pace in paces]
 
 
 def test_an_attached_model_reads_the_rate_of_the_weights_group() -> None:

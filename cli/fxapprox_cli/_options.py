@@ -50,6 +50,14 @@ MinK = Annotated[
 Center = Annotated[
     bool, typer.Option("--center", help="Sample around the mean, which is exact.", rich_help_panel=_WHAT)
 ]
+Memory = Annotated[
+    bool,
+    typer.Option(
+        "--memory",
+        help="Rows that a sampled weight gradient leaves out wait for later steps (--scope grad-weight).",
+        rich_help_panel=_WHAT,
+    ),
+]
 PolicyOption = Annotated[
     list[str],
     typer.Option(
@@ -125,7 +133,7 @@ Debug = Annotated[
 ]
 
 
-RULE_KEYS = ("policy", "keep", "scope", "min_k", "center")
+RULE_KEYS = ("policy", "keep", "scope", "min_k", "center", "memory")
 """Options that are keys of the one rule over every site."""
 
 
@@ -140,6 +148,7 @@ class Asked:
     scope: Scope = None
     min_k: MinK = None
     center: Center = False
+    memory: Memory = False
     option: PolicyOption = field(default_factory=list)
     rules: Rules = None
     plan: PlanFile = None

@@ -42,18 +42,19 @@ def _k(decision: Decision) -> int:
 
 @warning("biased-backward")
 def biased_backward(context: Context) -> Iterator[Found]:
-    """[A] Theorem 1 asks for unbiased gradients."""
+    """[A] Theorem 1 asks for unbiased gradients. A memory is another remedy: what is left out comes later."""
     hit = [
         d
         for d in context.chosen
-        if d.choice is not None and any(biased(t) for t in treatments(d) if t is not d.choice.forward)
+        if d.choice is not None
+        and any(biased(t) and not t.memory for t in treatments(d) if t is not d.choice.forward)
     ]
     if hit:
         yield Found(
             hit,
             f"a biased policy draws gradients at {count(hit)} ({policies_of(hit)}): SGD's convergence rate "
             "(Adelman et al. 2021, Theorem 1) is proved for unbiased ones",
-            "use an unbiased policy backward: pps, bernoulli, wta, crs or uniform",
+            "use an unbiased policy backward: pps, bernoulli, wta, crs or uniform; or memory for grad_weight",
         )
 
 

@@ -74,14 +74,16 @@ def _treatment(choice: Choice) -> str:
     if choice.scope == "per product":
         spelled = ((product, choice.treatment(product)) for product in PRODUCTS)
         return ", ".join(f"{product} {_sampled(how)}" for product, how in spelled if how != "exact")
-    sampled = next(how for p in PRODUCTS if isinstance(how := choice.treatment(p), Sampled))
-    return f"{sampled.policy.name} · {choice.scope} · {sampled.size_in_words}" + (
-        " · centred" if sampled.center else ""
-    )
+    treatments = [how for p in PRODUCTS if isinstance(how := choice.treatment(p), Sampled)]
+    told = f"{treatments[0].policy.name} · {choice.scope} · {treatments[0].size_in_words}"
+    told += " · centred" if any(how.center for how in treatments) else ""
+    return told + (" · memory" if any(how.memory for how in treatments) else "")
 
 
 def _sampled(how: Any) -> str:
-    return f"{how.policy.name} · {how.size_in_words}" if isinstance(how, Sampled) else str(how)
+    if not isinstance(how, Sampled):
+        return str(how)
+    return f"{how.policy.name} · {how.size_in_words}" + (" · memory" if how.memory else "")
 
 
 def _reasons(left: Sequence[Decision]) -> str:

@@ -23,6 +23,7 @@ from ..errors import RequestError
 from ..kinds import Call, Kind, Operation, Refusal, recognise
 from ..policies._nodes import Derived
 from ..problems import raise_problems
+from ..sampling.memory import Pace, RowMemory
 from ..sampling.nodes import node_choice, node_product
 from ..sampling.product import sampled_product
 from ..sampling.streams import Draw, SiteStream
@@ -32,7 +33,10 @@ from ..syntax import read_choice, spell_choice
 if TYPE_CHECKING:
     from ..run import Attachment
 
-REASON = "fxapprox: this layer draws its pairs from a random stream of its own, which cannot be compiled"
+REASON = (
+    "fxapprox: this layer has a state of its own that each step changes (a random stream, a memory of rows), "
+    "which cannot be compiled"
+)
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -49,13 +53,15 @@ class Attachments(list["Attachment"]):
 @dataclass
 class Part:
     """One product of a call: its site, what is done there, and its random numbers. `exact` where it keeps
-    every pair, `random` where it draws. `kept` is what a node policy keeps here between steps."""
+    every pair, `random` where it draws. `kept` is what a node policy keeps here between steps, `memory` the
+    rows that wait."""
 
     choice: Choice
     stream: SiteStream
     exact: bool
     random: bool
     kept: Derived | None = None
+    memory: RowMemory | None = None
     attachments: Attachments = field(default_factory=Attachments)
 
     @classmethod
@@ -64,14 +70,17 @@ class Part:
         sampled = [how for how in treatments if isinstance(how, SampledProduct) and how.keep < 1]
         nodes = node_choice(choice)
         kept = nodes[1].keeps() if nodes else None
-        return cls(choice, SiteStream(site), not sampled, any(how.policy.random for how in sampled), kept)
+        memory = RowMemory() if any(how.memory for how in sampled) else None
+        random = any(how.policy.random for how in sampled)
+        return cls(choice, SiteStream(site), not sampled, random, kept, memory)
 
     def run(self, operation: Operation) -> Tensor:
         """The operation's result in training."""
         draw = self.draw(operation.left)
         if node_choice(self.choice):
             return node_product(operation, self.choice, draw, self.kept)
-        return sampled_product(operation, self.choice, draw)
+        pace = None if self.memory is None else self.pace_of(operation.right)
+        return sampled_product(operation, self.choice, draw, self.memory, pace)
 
     def evaluate(self, operation: Operation) -> Tensor:
         """The operation's result in evaluation, for a policy that does not evaluate exactly."""
@@ -98,7 +107,8 @@ class Part:
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs of this part: ints, tensors and dicts of them, none shared with it."""
-        return {"draws": self.stream.state()} if self.random else {}
+        state: dict[str, Any] = {"draws": self.stream.state()} if self.random else {}
+        return state if self.memory is None else {**state, "memory": self.memory.state()}
 
     def unfit(self, state: Mapping[str, Any]) -> str | None:
         """Why the state cannot be that of this part, None where it can."""
@@ -110,6 +120,43 @@ class Part:
     def load_state(self, state: Mapping[str, Any]) -> None:
         if self.random:
             self.stream.load_state(state["draws"])
+        if self.memory is not None:
+            self.memory.load_state(state["memory"])
+
+    @property
+    def eager(self) -> bool:
+        """Whether each step changes something here, which a compiled graph would not see."""
+        return self.random or self.memory is not None
+
+    def pace_of(self, right: Tensor) -> Callable[[], Pace | None] | None:
+        """What tells how the parameters learn that `right` is, or is made from; None where nobody knows.
+        Of several optimizers that hold one the last attached counts."""
+        if not self.attachments:
+            return None
+        parameters = _parameters(right)
+
+        def pace() -> Pace | None:
+            paces = (attachment.pace(one) for one in parameters for attachment in reversed(self.attachments))
+            return next((found for found in paces if found is not None), None)
+
+        return pace
+
+
+def _parameters(tensor: Tensor) -> list[Tensor]:
+    """The leaves that a tensor is computed from, the largest first: a parametrized weight's own, before a
+    norm beside it that might learn at another rate."""
+    if tensor.grad_fn is None:
+        return [tensor]
+    found: list[Tensor] = []
+    nodes, seen = [tensor.grad_fn], {tensor.grad_fn}
+    while nodes:
+        node: Any = nodes.pop()
+        if hasattr(node, "variable"):
+            found.append(node.variable)
+        more = {following for following, _ in node.next_functions if following is not None} - seen
+        seen |= more
+        nodes += more
+    return sorted(found, key=lambda one: one.numel(), reverse=True)
 
 
 @dataclass
@@ -145,7 +192,7 @@ class Sites:
         may add up in another order."""
         if all(part.exact for part in self.parts.values()):
             return self.kind.exact(call)
-        if torch.compiler.is_compiling() and any(part.random for part in self.parts.values()):
+        if torch.compiler.is_compiling() and any(part.eager for part in self.parts.values()):
             torch._dynamo.graph_break(msg=REASON)  # what fullgraph=True reports
             return torch.compiler.disable(self._run, reason=REASON)(call)
         return self._run(call)
@@ -305,7 +352,7 @@ def unsample(model: M) -> M:
 
 def sampled(module: M, *, site: str, **keys: Any) -> M:
     """The layer itself, made to sample its products as the keys say: the keys of a rule, `policy`,
-    `keep`, `min_k`, `scope`, `center` and the policy's own options, or a table per product.
+    `keep`, `min_k`, `scope`, `center`, `memory` and the policy's own options, or a table per product.
 
     >>> sampled(nn.Linear(784, 1024), site="fc1", policy="topk", keep=0.5, scope="forward")
 

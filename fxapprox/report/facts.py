@@ -154,6 +154,7 @@ def _product(site: Site, choice: Choice | None, name: ProductName) -> dict[str, 
             "kept_over": drawn.over,
             "min_k": treatment.min_k,
             "center": treatment.center,
+            "memory": treatment.memory.decay if treatment.memory else None,
         }
     return told
 

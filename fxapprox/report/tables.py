@@ -122,7 +122,7 @@ def treatment(site: Facts) -> str:
     sampled = [one for one in products.values() if one["treatment"] == "sampled"]
     if not sampled:
         return "exact"
-    policy, _, rest = _sampling(sampled[0], " · ").partition(" · ")
+    policy, _, rest = _sampling(sampled[-1], " · ").partition(" · ")
     return f"{policy} · {site['scope']} · {rest}"
 
 
@@ -131,9 +131,11 @@ def _sampling(product: Facts, joint: str) -> str:
         return str(product["treatment"])
     options = [f"{name}={value}" for name, value in product["options"].items()]
     centred = ["centred"] if product["center"] else []
+    waits = [] if product["memory"] is None else ["memory"]
+    waits += [f"decay={product['memory']:g}"] if waits and product["memory"] < 1 else []
     floor = [f"k≥{product['min_k']}"] if product["min_k"] > 1 else []
     share = [f"{product['keep']:g}"] if product["keep"] is not None else []
-    return joint.join([product["policy"], *share, *centred, *floor, *options])
+    return joint.join([product["policy"], *share, *centred, *waits, *floor, *options])
 
 
 def _grid(width: int) -> Table:

@@ -49,7 +49,7 @@ class Rule:
     expression that must match all of it), `depth` (a level, or indices and slices as in "0, -1" and
     "1:-1"), `min_channels` (least number of pairs of the forward product). None holds everywhere.
 
-    The choice: `policy` ("exact" leaves a site alone), `keep`, `min_k`, `scope`, `center` and the
+    The choice: `policy` ("exact" leaves a site alone), `keep`, `min_k`, `scope`, `center`, `memory` and the
     policy's own options; or, a product at a time, `forward`, `grad_input`, `grad_weight`, each "exact",
     "reuse" or a dict of those keys. docs/rules.md has every key.
 
@@ -76,6 +76,7 @@ class Rule:
         min_k: int | None = None,
         scope: str | None = None,
         center: bool | None = None,
+        memory: bool | Mapping[str, float] | None = None,
         forward: str | Mapping[str, object] | None = None,
         grad_input: str | Mapping[str, object] | None = None,
         grad_weight: str | Mapping[str, object] | None = None,
@@ -86,6 +87,7 @@ class Rule:
         keys = {
             "name": name, "kind": kind, "path": path, "depth": depth, "min_channels": min_channels,
             "policy": policy, "keep": keep, "min_k": min_k, "scope": scope, "center": center,
+            "memory": memory,
             "forward": forward, "grad_input": grad_input, "grad_weight": grad_weight, **options,
         }  # fmt: skip
         values, problems = read_rule(keys)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +15,20 @@ from ..errors import RequestError
 from ..kinds import Bilinear, Operand, Operation
 from ..policies import Policy, Selection
 from ..sites import PRODUCTS, ProductName
+from .memory import Pace, RowMemory
 from .scores import pair_scores
 from .streams import Draw
 
 
-def sampled_product(operation: Operation, choice: Choice, draw: Draw) -> Tensor:
-    """The operation's result with its products done as `choice` says.
+def sampled_product(
+    operation: Operation,
+    choice: Choice,
+    draw: Draw,
+    memory: RowMemory | None = None,
+    pace: Callable[[], Pace | None] | None = None,
+) -> Tensor:
+    """The operation's result with its products done as `choice` says; where it wants a memory for
+    grad_weight that is `memory`, and `pace` tells how the weight learns at a step.
 
     Autocast is as for the exact operation: operands are cast to its dtype. Where every product that
     this call needs comes out exact (k = n, no gradient wanted, an empty operand) this is the exact
@@ -30,7 +39,7 @@ def sampled_product(operation: Operation, choice: Choice, draw: Draw) -> Tensor:
     likewise for grad_input, except that a layer's weight is kept by reference (it lives anyway) and
     its kept part gathered again; with `center` the mean."""
     bilinear = operation.bilinear
-    job = _job(operation, choice, draw)
+    job = _job(operation, choice, draw, memory, pace)
     if job is None:
         result = bilinear.forward(operation.left, operation.right, operation.bias)
     else:
@@ -62,6 +71,8 @@ class _Job:
     left_shape: tuple[int, ...]
     right_shape: tuple[int, ...]
     draw: Draw
+    memory: RowMemory | None
+    pace: Callable[[], Pace | None] | None
 
     def sizes(self, product: ProductName) -> tuple[int, int]:
         groups, pairs, _ = self.bilinear.sizes(product, self.left_shape, self.right_shape)
@@ -100,7 +111,13 @@ class _Job:
         return self.bilinear.scale("forward", 0, short, 1 - kept)
 
 
-def _job(operation: Operation, choice: Choice, draw: Draw) -> _Job | None:
+def _job(
+    operation: Operation,
+    choice: Choice,
+    draw: Draw,
+    memory: RowMemory | None,
+    pace: Callable[[], Pace | None] | None,
+) -> _Job | None:
     """What there is to do, None where every product is exact."""
     left, right = operation.left, operation.right
     if left.numel() == 0 or right.numel() == 0:
@@ -118,7 +135,8 @@ def _job(operation: Operation, choice: Choice, draw: Draw) -> _Job | None:
         if isinstance(how, Sampled):
             _check_weight_scores(operation, product, how)
             pairs = operation.bilinear.sizes(product, *shapes)[1]
-            how = "exact" if how.k(pairs) == pairs else how
+            waits = product == "grad_weight" and memory is not None and len(memory.slots) > 0
+            how = "exact" if how.k(pairs) == pairs and not waits else how
         elif how == "reuse" and treatments["forward"] == "exact":
             how = "exact"
         treatments[product] = how if wanted[product] else None
@@ -134,6 +152,8 @@ def _job(operation: Operation, choice: Choice, draw: Draw) -> _Job | None:
         operation.weight,
         *shapes,
         draw,
+        memory,
+        pace,
     )
 
 
@@ -235,13 +255,36 @@ def _gradients(
         grad_right = _reused_grad_right(ctx, grad, saved, selection)
     elif job.grad_weight is not None:
         assert saved.left is not None
-        first, second = grad, saved.left
-        if isinstance(job.grad_weight, Sampled):
-            drawn = job.select("grad_weight", job.grad_weight, first, second)
-            first, second = job.cut("grad_weight", first, second, drawn)
-        grad_right = job.bilinear.grad_right(first, second, job.right_shape)
+        grad_right = _grad_right(job, grad, saved.left)
     grad_bias = job.bilinear.grad_bias(grad) if ctx.needs_input_grad[2] else None
     return grad_left, grad_right, grad_bias, None
+
+
+def _grad_right(job: _Job, grad: Tensor, left: Tensor) -> Tensor:
+    """The right gradient, exact or from rows of its own draw, those that waited among them."""
+    how = job.grad_weight
+
+    def chosen(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+        assert isinstance(how, Sampled)
+        groups, pairs = job.sizes("grad_weight")
+        if how.k(pairs) < pairs:
+            drawn = job.select("grad_weight", how, first, second)
+        else:
+            drawn = Selection(torch.arange(pairs, device=first.device).expand(groups, pairs))
+        kept = job.cut("grad_weight", first, second, drawn)
+        # what waits is wider than half types
+        gradient = job.bilinear.grad_right(kept[0].to(grad.dtype), kept[1].to(left.dtype), job.right_shape)
+        return gradient, drawn.index, kept
+
+    if not isinstance(how, Sampled):
+        return job.bilinear.grad_right(grad, left, job.right_shape)
+    pace = job.pace() if job.pace else None
+    # a step of length 0 would use up what waits for nothing
+    if job.memory is None or how.memory is None or (pace is not None and pace.rate == 0):
+        return chosen(grad, left)[0]
+    return job.memory.apply(
+        job.bilinear, (grad, left), job.right_shape, chosen, pace=pace, decay=how.memory.decay
+    )
 
 
 def _reused_grad_left(ctx: Any, grad: Tensor, saved: _Saved, selection: Selection) -> Tensor:

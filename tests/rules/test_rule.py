@@ -63,7 +63,7 @@ def test_exact_is_no_choice(keys):
         ),
         ({"policy": "uniform", "scale": "nine"}, "scale = 'nine' is not a value of policy 'uniform'"),
         ({"policy": "topk", "kepe": 0.5}, "unknown key 'kepe'"),
-        ({"policy": "topk", "memory": True}, "unknown key 'memory'"),
+        ({"policy": "topk", "recall": True}, "unknown key 'recall'"),
         ({"policy": "topk-weights", "scope": "backward"}, "no operand of grad_weight"),
         ({"policy": "topk-weights", "scope": "grad-weight"}, "no operand of grad_weight"),
         ({"grad_weight": {"policy": "topk-weights"}}, "no operand of grad_weight"),
