@@ -120,6 +120,7 @@ def test_json_says_the_same(run: Run) -> None:
     assert middle["products"]["grad_input"] | {"over": ""} == {
         "over": "", "pairs": 16, "groups": 1, "flops": 3072, "flops_after": 768, "treatment": "sampled",
         "policy": "pps", "options": {}, "keep": 0.25, "kept": 4, "min_k": 1, "center": False,
+        "memory": None,
         "samples": "pairs", "kept_of": 16, "kept_over": "out features",
     }  # fmt: skip
     assert json.loads(run("inspect", "net.py", "--json").stdout)["decided"] is False
