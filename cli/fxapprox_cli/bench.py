@@ -44,10 +44,10 @@ Sites = Annotated[
     bool,
     typer.Option("--sites/--no-sites", help="Measure each distinct site, too.", rich_help_panel=_MEASURED),
 ]
-Memory = Annotated[
+PeakMemory = Annotated[
     bool,
     typer.Option(
-        "--memory/--no-memory",
+        "--peak-memory/--no-peak-memory",
         help="Measure peak memory, in a process of its own for each side.",
         rich_help_panel=_MEASURED,
     ),
@@ -72,7 +72,7 @@ def bench(
     threads: Threads = None,
     optimizer: Optimizer = "sgd",
     sites: Sites = True,
-    memory: Memory = True,
+    peak_memory: PeakMemory = True,
     plot: Plot = None,
     force: o.Force = False,
     json: o.Json = False,
@@ -87,7 +87,7 @@ def bench(
 
     Examples:
       fxapprox bench model.py --policy topk --keep 0.5 --input 32x3x32x32 --threads 2
-      fxapprox bench model_topk.py --input 32x3x32x32 --no-memory
+      fxapprox bench model_topk.py --input 32x3x32x32 --no-peak-memory
       fxapprox bench model.py:Net --rules rules.toml --plot savings.svg
     """
     with step("starting torch"):
@@ -101,7 +101,7 @@ def bench(
     with _pair(asked) as (exact, fast, inputs, name), progress() as tick:
         found = measured(
             exact, fast, inputs.args, inputs.kwargs, optimizer=optimizer, repeat=repeat, seconds=seconds,
-            threads=threads, sites=sites, memory=memory, name=name, tick=tick,
+            threads=threads, sites=sites, memory=peak_memory, name=name, tick=tick,
         )  # fmt: skip
     told, written = found.facts, []
     if plot:

@@ -18,7 +18,7 @@ from .test_commands import NET, Run, files, run
 from .test_process import COMMAND
 
 __all__ = ["run"]
-QUICK = ("--repeat", "1", "--no-memory")
+QUICK = ("--repeat", "1", "--no-peak-memory")
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "benchmarking.md").read_text()
 
@@ -109,7 +109,7 @@ def test_nothing_rewritten_is_a_failure(run: Run) -> None:
 def test_control_c_while_it_measures(tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(NET)
     process = subprocess.Popen(
-        [*COMMAND, "bench", "net.py", "--policy", "topk", "--seconds", "600", "--no-memory"],
+        [*COMMAND, "bench", "net.py", "--policy", "topk", "--seconds", "600", "--no-peak-memory"],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     _until_measuring(process)
@@ -174,7 +174,7 @@ def test_the_page_runs(tmp_path: Path) -> None:
     (shell,) = re.findall(r"```sh\n(.*?)```", PAGE, re.S)
     (python,) = re.findall(r"```python\n(.*?)```", PAGE, re.S)
     for line in shell.splitlines():
-        words = shlex.split(line.replace("--seconds 5", "--repeat 1 --no-memory"))
+        words = shlex.split(line.replace("--seconds 5", "--repeat 1 --no-peak-memory"))
         done = subprocess.run([*COMMAND, *words[1:]], cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     done = subprocess.run([sys.executable, "-c", python], cwd=tmp_path, capture_output=True, text=True)
