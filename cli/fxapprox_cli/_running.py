@@ -185,8 +185,8 @@ def progress() -> Iterator[Callable[[str, float], None]]:
         if now - began < PATIENCE or now - drawn < REFRESH:
             return
         drawn = now
-        bar.start()
         bar.update(task, description=doing, completed=done)
+        bar.start()
         bar.refresh()
 
     try:

@@ -97,13 +97,16 @@ def in_turn(
     """The timings of the arms by name, all with the same number of repetitions.
 
     Each round runs every arm once, forwards and backwards by turns, so that none profits from its place.
-    `wait` is called before a clock is read (for devices that run behind), `tick` between rounds with
-    the share of the budget that is spent. Python's garbage collector rests while an arm runs."""
+    `wait` is called before a clock is read (for devices that run behind), `tick` between rounds (and arms
+    that warm up) with the share of the budget that is spent. Python's garbage collector rests while an
+    arm runs."""
     samples: dict[K, list[float]] = {name: [] for name in arms}
     order = list(arms)
     for _ in range(WARM_UP):
         for arm in arms.values():
             arm()
+            if tick is not None:
+                tick(0.0)
     started = time.perf_counter()
     rounds = 0
     spent = 0.0
