@@ -7,11 +7,11 @@ import functools
 import random
 import subprocess
 import sys
-import time
 
 import numpy
 import pytest
 import torch
+from counting import function_calls
 from small_models import CASES, built
 from torch import Tensor, nn
 
@@ -47,15 +47,12 @@ def test_the_public_names():
 
 def test_import_is_light():
     code = (
-        "import time, torch; t = time.perf_counter(); import fxapprox; s = time.perf_counter() - t\n"
-        "import sys; heavy = {'networkx', 'rich', 'typer', 'torch._dynamo'} & set(sys.modules)\n"
-        "print(s, sorted(heavy))"
+        "import sys, torch; before = set(sys.modules); import fxapprox\n"
+        "print(*sorted({name.split('.')[0] for name in set(sys.modules) - before}))"
     )
-    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-            for _ in range(2)]  # fmt: skip
-    seconds = min(float(run.split()[0]) for run in runs)
-    assert all(run.split(maxsplit=1)[1].strip() == "[]" for run in runs), runs
-    assert seconds < 0.5  # 0.08 on an idle machine
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy = {"networkx", "rich", "typer", "matplotlib", "safetensors", "lightning", "transformers"}
+    assert not heavy & set(run.stdout.split())
 
 
 def test_plan_decides_and_does_nothing(tmp_path):
@@ -283,17 +280,14 @@ def test_rewriting_inside_no_grad_and_inference_mode():
         fast(X).sum().backward()
 
 
-def test_time_of_a_rewrite_is_linear_in_layers():
-    def seconds(layers: int) -> float:
+def test_work_of_a_rewrite_is_linear_in_layers():
+    def calls(layers: int) -> int:
         model = nn.Sequential(*(part for _ in range(layers) for part in (nn.Linear(4, 4), nn.ReLU())))
         x = torch.randn(2, 4)
-        start = time.process_time()
-        fxapprox.rewrite(model, (x,), policy="topk")
-        return time.process_time() - start
+        return function_calls(lambda: fxapprox.rewrite(model, (x,), policy="topk"))
 
-    seconds(5)
-    small, large = seconds(40), seconds(320)
-    assert large < 8 * small * 2.5, (small, large)
+    calls(5)
+    assert calls(160) < 1.3 * 4 * calls(40)
 
 
 def test_a_forward_set_on_the_instance_is_the_layers_forward():
