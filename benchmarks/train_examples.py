@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,13 +101,13 @@ def accuracy(model: nn.Module, images: Tensor, label: Tensor) -> float:
     return right / len(label)
 
 
-def train(model: nn.Module, data: Images, task: Task, seed: int, tick: Any) -> list[dict[str, float]]:
-    """One arm's learning curve, an entry an epoch."""
+def epochs(model: nn.Module, data: Images, task: Task, seed: int, tick: Any) -> Iterator[dict[str, float]]:
+    """Trains; after every epoch its number, the mean training loss and the seconds trained so far."""
     optimizer = torch.optim.SGD(model.parameters(), task.rate, momentum=0.9, weight_decay=5e-4)
     steps = task.epochs * (len(data.train) // task.batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, task.rate, total_steps=steps)
     order = torch.Generator().manual_seed(seed)
-    curve, seconds = [], 0.0
+    seconds = 0.0
     for epoch in range(task.epochs):
         total, count = 0.0, 0
         shuffled = torch.randperm(len(data.train), generator=order)
@@ -120,19 +121,15 @@ def train(model: nn.Module, data: Images, task: Task, seed: int, tick: Any) -> l
             seconds += time.perf_counter() - started
             total, count = total + float(loss.detach()), count + 1
             tick()
-        plain = accuracy(model, data.test, data.test_label)
-        with fxapprox.batchnorm_reestimated(model, data.train[:1000].split(250)):
-            again = accuracy(model, data.test, data.test_label)
-        curve.append(
-            {
-                "epoch": epoch + 1,
-                "loss": total / count,
-                "test_accuracy": plain,
-                "test_accuracy_reestimated": again,
-                "seconds": round(seconds, 2),
-            }
-        )
-    return curve
+        yield {"epoch": epoch + 1, "loss": total / count, "seconds": round(seconds, 2)}
+
+
+def accuracies(model: nn.Module, data: Images) -> dict[str, float]:
+    """Test accuracy as trained, and with batch norm re-estimated on the first 1,000 training images."""
+    plain = accuracy(model, data.test, data.test_label)
+    with fxapprox.batchnorm_reestimated(model, data.train[:1000].split(250)):
+        again = accuracy(model, data.test, data.test_label)
+    return {"test_accuracy": plain, "test_accuracy_reestimated": again}
 
 
 def plot(name: str, curves: dict[str, list[dict[str, float]]]) -> None:
@@ -181,7 +178,8 @@ def main() -> None:
                 model = emitted(task.model, treatment, Path(folder))
                 model.load_state_dict(exact.state_dict(), strict=True)
             bar = progress.add_task(arm, total=task.epochs * (len(data.train) // task.batch))
-            curves[arm] = train(model, data, task, options.seed, lambda bar=bar: progress.advance(bar))
+            ticked = epochs(model, data, task, options.seed, lambda bar=bar: progress.advance(bar))
+            curves[arm] = [point | accuracies(model, data) for point in ticked]
             progress.console.print(arm, curves[arm][-1])
     result = {"about": machine(f"python -m benchmarks.train_examples {options.name}"), "curves": curves}
     (RESULTS / f"train_{options.name}.json").write_text(json.dumps(result, indent=1) + "\n")

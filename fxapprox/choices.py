@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from .policies import SCOPES, AnyPolicy, NodePolicy, Scope
+from .schedules import Schedule
 from .sites import PRODUCTS, Product, ProductName, Site
 
 __all__ = [
@@ -35,13 +36,13 @@ class Memory:
 
 @dataclass(frozen=True)
 class Sampled:
-    """One product under a policy. `keep` in (0, 1]; k = max(min_k, floor(keep·n)), at most n. A policy with
-    options of its own for the size (`sized_by`) says `keep` itself.
-    `center` adds the control variate of the mean (forward product of a policy over pairs only), `memory`
-    error feedback (grad_weight only)."""
+    """One product under a policy. `keep` in (0, 1], or such a number at every step of training;
+    k = max(min_k, floor(keep·n)), at most n. A policy with options of its own for the size (`sized_by`)
+    says `keep` itself. `center` adds the control variate of the mean (forward product of a policy over
+    pairs only), `memory` error feedback (grad_weight only)."""
 
     policy: AnyPolicy
-    keep: float = 0.5
+    keep: float | Schedule = 0.5
     min_k: int = 1
     center: bool = False
     memory: Memory | None = None
@@ -50,10 +51,41 @@ class Sampled:
         if self.policy.own_keep is not None:
             object.__setattr__(self, "keep", self.policy.own_keep)
 
-    def k(self, pairs: int) -> int:
-        """Pairs (or nodes) kept of `pairs`. The product is exact where this equals `pairs`."""
+    def k(self, pairs: int, step: int = 0) -> int:
+        """Pairs (or nodes) kept of `pairs` at a step. The product is exact where this equals `pairs`."""
+        return self._floor(self.keep_at(step), pairs)
+
+    def keep_at(self, step: int) -> float:
+        """The share that is kept at a step."""
+        return self.keep.keep_at(step) if isinstance(self.keep, Schedule) else self.keep
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether keep = 1 at every step: asked for by name, and obeyed."""
+        return self._span[0] == 1
+
+    @property
+    def ends_exact(self) -> bool:
+        """Whether keep is 1 in the end."""
+        return (self.keep.final if isinstance(self.keep, Schedule) else self.keep) == 1
+
+    def range(self, pairs: int) -> tuple[int, int]:
+        """The fewest and the most kept of `pairs` at any step."""
+        least, most = self._span
+        return self._floor(least, pairs), self._floor(most, pairs)
+
+    @property
+    def _span(self) -> tuple[float, float]:
+        return self.keep.span if isinstance(self.keep, Schedule) else (self.keep, self.keep)
+
+    def ks(self, pairs: int) -> tuple[tuple[int, float], ...]:
+        """(kept of `pairs`, share of the steps) of a schedule: what averages are made of."""
+        parts = self.keep.parts if isinstance(self.keep, Schedule) else ((self.keep, 1.0),)
+        return tuple((self._floor(keep, pairs), share) for keep, share in parts)
+
+    def _floor(self, keep: float, pairs: int) -> int:
         # the 1e-9 keeps floor(0.29 * 100) at 29 where 0.29 * 100 is 28.999999999999996
-        return min(max(self.min_k, int(self.keep * pairs + 1e-9)), pairs)
+        return min(max(self.min_k, int(keep * pairs + 1e-9)), pairs)
 
     @property
     def size_in_words(self) -> str:
@@ -102,18 +134,22 @@ class Choice:
 def flops_after(products: Mapping[ProductName, Product], choice: Choice | None, product: ProductName) -> int:
     """FLOPs of one product as chosen: k of n pairs or nodes; "reuse" goes through the forward's k.
 
-    A centred forward adds its mean term, one row of the batch, to the products that go through it."""
+    A centred forward adds its mean term, one row of the batch, to the products that go through it. Where
+    keep follows a schedule this is the average over its steps, until it changes no more."""
     one = products[product]
     sampled = choice.sampled(product) if choice else None
     if choice is None or sampled is None or one.pairs == 0:
         return one.flops
     counted = drawn_from(products, "forward" if choice.treatment(product) == "reuse" else product, sampled)
-    k = sampled.k(counted.pairs)
-    if k == counted.pairs:
-        return one.flops
     rows = max(products["grad_weight"].pairs, 1)
-    share = sampled.policy.work(product, k, counted.pairs, rows)
-    return min(one.flops, round(one.flops * (share + (1 / rows if sampled.center else 0.0))))
+    mean = 1 / rows if sampled.center else 0.0
+
+    def share(k: int) -> float:
+        if k == counted.pairs:
+            return 1.0
+        return min(1.0, sampled.policy.work(product, k, counted.pairs, rows) + mean)
+
+    return round(one.flops * sum(share(k) * weight for k, weight in sampled.ks(counted.pairs)))
 
 
 def drawn_from(products: Mapping[ProductName, Product], product: ProductName, sampled: Sampled) -> Product:
@@ -203,8 +239,8 @@ def idle(site: Site, choice: Choice) -> str | None:
             reasons.append(f"a training step never computes {product} here")
         elif (
             (product == "grad_weight" and not nodes)
-            or treatment.keep == 1
-            or treatment.k(facts.pairs) < facts.pairs
+            or treatment.keeps_all
+            or treatment.range(facts.pairs)[0] < facts.pairs
         ):
             return None
         else:

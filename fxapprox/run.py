@@ -18,8 +18,8 @@ _SHOWN = 5  # sites that an error names; the rest are counted
 
 def run_state(model: nn.Module) -> dict[str, dict[str, Any]]:
     """What a sampled run needs to go on to the bit, besides the state_dicts of model and optimizer and the
-    state of torch's generator: by site, the place in its random stream and
-    the rows in its memory.
+    state of torch's generator: by site, the place in its random stream and in its keep schedule, and the
+    rows in its memory.
 
     Plain dicts of ints and tensors, copied: `torch.save` takes it, `torch.load` with weights_only=True
     opens it. Under data parallelism every rank has its own. Raises RequestError for a model that does not
@@ -58,8 +58,12 @@ class Attachment:
     def __init__(self, parts: list[Part], optimizer: Optimizer, scaler: GradScaler | None = None) -> None:
         self.optimizer, self.scaler = optimizer, scaler
         self._parts = parts
+        clocks = [part.clock for part in parts if part.clock is not None]
+        self._hook = optimizer.register_step_post_hook(self._stepped) if clocks else None
         for part in parts:
             part.attachments.append(self)
+        for clock in clocks:
+            clock.driven = True
 
     def pace(self, parameter: Tensor) -> Pace | None:
         """How the parameter learns now, None where no group holds it.
@@ -70,16 +74,27 @@ class Attachment:
                 return Pace(float(group["lr"]), self.scaler.get_scale() if self.scaler else 1.0)
         return None
 
+    def _stepped(self, *_: object) -> None:
+        """The optimizer made a step: so do the clocks that follow it, the first of several."""
+        for part in self._parts:
+            if part.clock is not None and part.attachments[0] is self:
+                part.clock.advance()
+
     def remove(self) -> None:
+        if self._hook is not None:
+            self._hook.remove()
         for part in self._parts:
             if self in part.attachments:
                 part.attachments.remove(self)
+            if part.clock is not None:
+                part.clock.driven = bool(part.attachments)
 
 
 def attach(model: nn.Module, optimizer: Optimizer, *, scaler: GradScaler | None = None) -> Attachment:
     """Let the sites of a model that samples follow its optimizer: the learning rate of the group that
     holds a site's weight, whatever schedule changes it, and the scale of the loss that a gradient scaler
-    sets.
+    sets; and its steps, by which a keep that follows a schedule goes on (of several optimizers those of the
+    first).
 
     Call it once, after both are made; several optimizers are attached one after the other. A copy of the
     model (deepcopy, pickle) is attached to none. Raises RequestError for a model that does not sample, and
@@ -87,6 +102,11 @@ def attach(model: nn.Module, optimizer: Optimizer, *, scaler: GradScaler | None 
     parts = list(_parts(model).values())
     if not hasattr(optimizer, "param_groups"):
         raise RequestError(f"a {type(optimizer).__name__} is no optimizer: it has no param_groups")
+    if any(part.clock for part in parts) and not hasattr(optimizer, "register_step_post_hook"):
+        raise RequestError(
+            f"a {type(optimizer).__name__} does not tell of its steps, which keep schedules follow",
+            remedy="attach the torch.optim.Optimizer that it wraps",
+        )
     own = {id(parameter) for parameter in model.parameters()}
     if not any(id(parameter) in own for group in optimizer.param_groups for parameter in group["params"]):
         raise RequestError(

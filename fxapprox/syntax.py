@@ -15,6 +15,7 @@ from .choices import SCOPES, Choice, Memory, Sampled, Treatment, forgetful, neve
 from .errors import RequestError, one_of
 from .policies import AnyPolicy, policies
 from .problems import Problem, typed
+from .schedules import Schedule, read_keep
 from .sites import PRODUCTS
 
 SAMPLED_KEYS = ("policy", "keep", "min_k", "center", "memory")
@@ -154,12 +155,10 @@ def _read_sampled(
     """A Sampled from its keys; None for the policy "exact", and where there are problems."""
     before = len(problems)
     name = typed(keys, "policy", (str,), problems)
-    keep = typed(keys, "keep", (float, int), problems)
+    keep = read_keep(keys.get("keep"), problems)
     min_k = typed(keys, "min_k", (int,), problems)
     center = typed(keys, "center", (bool,), problems)
     memory = _read_memory(keys, problems)
-    if keep is not None and not 0 < keep <= 1:
-        problems.append(Problem(f"keep = {keep} is outside 0 < keep <= 1", ("keep",)))
     if min_k is not None and min_k < 1:
         problems.append(Problem(f"min_k = {min_k} is less than 1", ("min_k",)))
     options = {key: value for key, value in keys.items() if key not in allowed}
@@ -184,7 +183,7 @@ def _read_sampled(
         return None
     return Sampled(
         policy,
-        keep=0.5 if keep is None else float(keep),
+        keep=0.5 if keep is None else keep,
         min_k=1 if min_k is None else min_k,
         center=bool(center),
         memory=memory,
@@ -313,7 +312,8 @@ def spell_choice(choice: Choice | None) -> dict[str, object]:
 def _spell_sampled(sampled: Sampled, scope: str | None = None) -> dict[str, object]:
     keys: dict[str, object] = {"policy": sampled.policy.name}
     if sampled.policy.own_keep is None:
-        keys |= {"keep": sampled.keep, "min_k": sampled.min_k}
+        keep = sampled.keep.spelled() if isinstance(sampled.keep, Schedule) else sampled.keep
+        keys |= {"keep": keep, "min_k": sampled.min_k}
     if scope is not None:
         keys["scope"] = scope
     if sampled.center:

@@ -47,7 +47,18 @@ def _named(asked: Asked) -> Sequence[Rule] | Plan:
         return Plan.load(asked.plan)
     if asked.rules:
         return load_rules(asked.rules)
-    return rules_from(**asked.keys, **dict(_key_and_value(text) for text in asked.option))
+    keys = {**asked.keys, **({"keep": _number_or_table(asked.keep)} if asked.keep else {})}
+    return rules_from(**keys, **dict(_key_and_value(text) for text in asked.option))
+
+
+def _number_or_table(text: str) -> Any:
+    """A number as people type it (`.5`), else what the text is in a rules file."""
+    from fxapprox.toml import read_value
+
+    try:
+        return float(text)
+    except ValueError:
+        return read_value(text)
 
 
 def _key_and_value(text: str) -> tuple[str, Any]:

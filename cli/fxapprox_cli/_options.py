@@ -27,10 +27,11 @@ Policy = Annotated[
     ),
 ]
 Keep = Annotated[
-    float | None,
+    str | None,
     typer.Option(
         metavar="SHARE",
-        help="Share of the column-row pairs kept, 0 < keep ≤ 1. Default: 0.5.",
+        help="Share of the column-row pairs kept, 0 < keep ≤ 1, or a schedule as in a rules file: "
+        '"{ from = 0.5, exact_after = 800 }". Default: 0.5.',
         rich_help_panel=_WHAT,
     ),
 ]

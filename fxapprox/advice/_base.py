@@ -110,7 +110,7 @@ def forward_of(decision: Decision) -> Sampled | None:
 
 def reduces(sampled: Sampled | None) -> bool:
     """Whether anything is left out: keep = 1 is the exact product."""
-    return sampled is not None and sampled.keep < 1
+    return sampled is not None and not sampled.keeps_all
 
 
 def biased(sampled: Sampled | None) -> bool:

@@ -37,7 +37,7 @@ def _reuses(decision: Decision) -> bool:
 def _k(decision: Decision) -> int:
     sampled = forward_of(decision)
     assert sampled is not None
-    return max(sampled.k(decision.site.channels), 1)
+    return max(sampled.range(decision.site.channels)[0], 1)
 
 
 @warning("biased-backward")

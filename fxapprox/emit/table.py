@@ -9,6 +9,7 @@ from typing import Any
 
 from ..choices import Sampled, drawn_from
 from ..plan import Decision, Plan
+from ..schedules import Schedule
 from ..sites import PRODUCTS
 from ..syntax import spell_choice
 from .imports import Imports
@@ -82,7 +83,8 @@ def _share(decision: Decision) -> str:
     for product in PRODUCTS:
         how = decision.choice.treatment(product)
         if isinstance(how, Sampled):
-            return f"keeps {how.keep:.0%} of {drawn_from(decision.site.products, product, how).over}"
+            over = drawn_from(decision.site.products, product, how).over
+            return f"keeps {'a part' if isinstance(how.keep, Schedule) else f'{how.keep:.0%}'} of {over}"
     return "exact"
 
 
@@ -95,7 +97,9 @@ def _kept(decision: Decision) -> str:
             facts = drawn_from(decision.site.products, product, how)
             if facts is decision.site.products["grad_weight"]:  # over the batch, whose size is free
                 return _share(decision)
-            return f"keeps {how.k(facts.pairs)} of {facts.pairs} {facts.over}"
+            fewest, most = how.range(facts.pairs)
+            kept = f"{fewest} to {most}" if fewest != most else str(fewest)
+            return f"keeps {kept} of {facts.pairs} {facts.over}"
     return "exact"
 
 
@@ -121,10 +125,14 @@ def _value(value: Any) -> str:
 
 
 def _constant(keys: Mapping[str, Any]) -> str:
-    """TOPK_50 for topk, keep 0.5; ALSH for a policy that has a size of its own."""
+    """TOPK_50 for topk, keep 0.5; TOPK_25_COSINE for a schedule that begins with 0.25; ALSH for a policy that
+    has a size of its own."""
     if "policy" not in keys:
         return "PER_PRODUCT"
     policy = "".join(c if c.isalnum() else "_" for c in str(keys["policy"])).upper()
     if "keep" not in keys:
         return policy
-    return f"{policy}_{format(100 * keys['keep'], 'g').replace('.', '_').replace('-', '_')}"
+    keep = keys["keep"]
+    value, *shape = (keep["from"], keep["schedule"].upper()) if isinstance(keep, Mapping) else (keep,)
+    percent = format(100 * value, "g").replace(".", "_").replace("-", "_")
+    return "_".join([policy, percent, *shape])

@@ -23,10 +23,12 @@ from ..errors import RequestError
 from ..kinds import Call, Kind, Operation, Refusal, recognise
 from ..policies._nodes import Derived
 from ..problems import raise_problems
+from ..sampling.clock import Clock
 from ..sampling.memory import Pace, RowMemory
 from ..sampling.nodes import node_choice, node_product
 from ..sampling.product import sampled_product
 from ..sampling.streams import Draw, SiteStream
+from ..schedules import Schedule
 from ..sites import PRODUCTS
 from ..syntax import read_choice, spell_choice
 
@@ -36,6 +38,10 @@ if TYPE_CHECKING:
 REASON = (
     "fxapprox: this layer has a state of its own that each step changes (a random stream, a memory of rows), "
     "which cannot be compiled"
+)
+SCHEDULED = (
+    "fxapprox: the keep of this layer changes from step to step, which cannot be compiled "
+    "(a keep that changes at a few steps can, once fxapprox.attach lets the optimizer count them)"
 )
 M = TypeVar("M", bound=nn.Module)
 
@@ -52,9 +58,9 @@ class Attachments(list["Attachment"]):
 
 @dataclass
 class Part:
-    """One product of a call: its site, what is done there, and its random numbers. `exact` where it keeps
-    every pair, `random` where it draws. `kept` is what a node policy keeps here between steps, `memory` the
-    rows that wait."""
+    """One product of a call: its site, what is done there, its random numbers, and its clock where a keep
+    follows a schedule. `exact` where it keeps every pair, `random` where it draws. `kept` is what a node
+    policy keeps here between steps, `memory` the rows that wait."""
 
     choice: Choice
     stream: SiteStream
@@ -62,21 +68,28 @@ class Part:
     random: bool
     kept: Derived | None = None
     memory: RowMemory | None = None
+    clock: Clock | None = None
     attachments: Attachments = field(default_factory=Attachments)
 
     @classmethod
     def of(cls, site: str, choice: Choice) -> Part:
         treatments = [choice.treatment(product) for product in PRODUCTS]
-        sampled = [how for how in treatments if isinstance(how, SampledProduct) and how.keep < 1]
+        sampled = [how for how in treatments if isinstance(how, SampledProduct) and not how.keeps_all]
+        schedules = [how.keep for how in sampled if isinstance(how.keep, Schedule)]
         nodes = node_choice(choice)
-        kept = nodes[1].keeps() if nodes else None
-        memory = RowMemory() if any(how.memory for how in sampled) else None
-        random = any(how.policy.random for how in sampled)
-        return cls(choice, SiteStream(site), not sampled, random, kept, memory)
+        return cls(
+            choice,
+            SiteStream(site),
+            exact=not sampled,
+            random=any(how.policy.random for how in sampled),
+            kept=nodes[1].keeps() if nodes else None,
+            memory=RowMemory() if any(how.memory for how in sampled) else None,
+            clock=Clock(schedules) if schedules else None,
+        )
 
-    def run(self, operation: Operation) -> Tensor:
-        """The operation's result in training."""
-        draw = self.draw(operation.left)
+    def run(self, operation: Operation, draw: Draw | None = None) -> Tensor:
+        """The operation's result in training, by a draw that has been made already or a new one."""
+        draw = draw or self.draw(operation.left)
         if node_choice(self.choice):
             return node_product(operation, self.choice, draw, self.kept)
         pace = None if self.memory is None else self.pace_of(operation.right)
@@ -99,7 +112,26 @@ class Part:
     def draw(self, left: Tensor) -> Draw:
         """The draw of this forward; without chance all are the same, and nothing is counted: a number
         that changes would make torch.compile start over at every step."""
-        return self.stream.draw(left) if self.random else Draw(self.site, seed=0, number=0)
+        clock = self.clock
+        if self.random or (clock is not None and not clock.driven):
+            return self.stream.draw(left, clock)
+        return Draw(self.site, seed=0, number=0, step=0 if clock is None else clock.now)
+
+    def exact_at(self, step: int) -> bool:
+        """Whether every product keeps all of its pairs at this step."""
+        treatments = (self.choice.treatment(product) for product in PRODUCTS)
+        waits = self.memory is not None and len(self.memory.slots) > 0  # rows that are still to be added
+        return not waits and all(
+            how.keep_at(step) == 1 for how in treatments if isinstance(how, SampledProduct)
+        )
+
+    @property
+    def unfit_to_compile(self) -> str | None:
+        """Why torch.compile must leave this part alone; None where it can trace it."""
+        if self.random or self.memory is not None:
+            return REASON
+        clock = self.clock
+        return SCHEDULED if clock is not None and (clock.slopes or not clock.driven) else None
 
     @property
     def site(self) -> str:
@@ -108,7 +140,11 @@ class Part:
     def state(self) -> dict[str, Any]:
         """What a resumed run needs of this part: ints, tensors and dicts of them, none shared with it."""
         state: dict[str, Any] = {"draws": self.stream.state()} if self.random else {}
-        return state if self.memory is None else {**state, "memory": self.memory.state()}
+        if self.memory is not None:
+            state["memory"] = self.memory.state()
+        if self.clock is not None:
+            state["step"] = self.clock.steps
+        return state
 
     def unfit(self, state: Mapping[str, Any]) -> str | None:
         """Why the state cannot be that of this part, None where it can."""
@@ -122,11 +158,8 @@ class Part:
             self.stream.load_state(state["draws"])
         if self.memory is not None:
             self.memory.load_state(state["memory"])
-
-    @property
-    def eager(self) -> bool:
-        """Whether each step changes something here, which a compiled graph would not see."""
-        return self.random or self.memory is not None
+        if self.clock is not None:
+            self.clock.set(state["step"])
 
     def pace_of(self, right: Tensor) -> Callable[[], Pace | None] | None:
         """What tells how the parameters learn that `right` is, or is made from; None where nobody knows.
@@ -192,19 +225,30 @@ class Sites:
         may add up in another order."""
         if all(part.exact for part in self.parts.values()):
             return self.kind.exact(call)
-        if torch.compiler.is_compiling() and any(part.eager for part in self.parts.values()):
-            torch._dynamo.graph_break(msg=REASON)  # what fullgraph=True reports
-            return torch.compiler.disable(self._run, reason=REASON)(call)
+        if torch.compiler.is_compiling():
+            for part in self.parts.values():
+                if (reason := part.unfit_to_compile) is not None:
+                    torch._dynamo.graph_break(msg=reason)  # what fullgraph=True reports
+                    return torch.compiler.disable(self._run, reason=reason)(call)
         return self._run(call)
 
     def _run(self, call: Call) -> Any:
-        return self.kind.run(call, self._product)
+        if all(part.clock is None for part in self.parts.values()):
+            return self.kind.run(call, self._product)
+        # at which step the call is says whether it is sampled at all: asked before its normal form is made
+        left = _first_input(call)
+        draws = {name: part.draw(left) for name, part in self.parts.items()}
+        if all(part.exact_at(draws[name].step) for name, part in self.parts.items()):
+            return self.kind.exact(call)
+        return self.kind.run(call, functools.partial(self._product, draws=draws))
 
-    def _product(self, name: str, operation: Operation | Refusal) -> Tensor:
+    def _product(
+        self, name: str, operation: Operation | Refusal, draws: Mapping[str, Draw] | None = None
+    ) -> Tensor:
         if isinstance(operation, Refusal):
             return torch.empty(0)  # not looked at: the kind runs the call as it was written
         part = self.parts.get(name)
-        return _exact(operation) if part is None else part.run(operation)
+        return _exact(operation) if part is None else part.run(operation, draws[name] if draws else None)
 
     def _evaluated(self, name: str, operation: Operation | Refusal) -> Tensor:
         if isinstance(operation, Refusal):
@@ -228,6 +272,14 @@ def _exact(operation: Operation) -> Tensor:
 
 def _finished(operation: Operation, result: Tensor) -> Tensor:
     return operation.finish(result) if operation.finish else result
+
+
+def _first_input(call: Call) -> Tensor:
+    """The first tensor that is no parameter (as the bias of addmm is): it tells calls apart."""
+    given = [*call.args, *call.kwargs.values()]
+    listed = [item for value in given if isinstance(value, list | tuple) for item in value]  # of einsum
+    tensors = [value for value in (*given, *listed) if isinstance(value, Tensor)]
+    return next((tensor for tensor in tensors if not isinstance(tensor, nn.Parameter)), tensors[0])
 
 
 def _text(value: object) -> str:

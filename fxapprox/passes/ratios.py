@@ -10,7 +10,7 @@ Where they are (pps, crs …), or with `center`, y − ŷ is the error of that d
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -24,6 +24,7 @@ from ..capture.rng import kept_random_state, seed_all
 from ..capture.trials import copied
 from ..kinds import Operation, Refusal
 from ..plan import Decision, Plan
+from ..sampling.streams import Draw
 from .layers import Sites
 from .substitute import carried_out
 
@@ -92,10 +93,12 @@ class _Watched(Sites):
 
     energies: Energies
 
-    def _product(self, name: str, operation: Operation | Refusal) -> Tensor:
+    def _product(
+        self, name: str, operation: Operation | Refusal, draws: Mapping[str, Draw] | None = None
+    ) -> Tensor:
         if name in self.parts and isinstance(operation, Operation):
             bare = replace(operation, bias=None, finish=None)
-            kept = super()._product(name, bare)
+            kept = super()._product(name, bare, draws)
             missing = bare.bilinear.forward(bare.left, bare.right, None) - kept
             before = self.energies.get(self.parts[name].site, (0.0, 0.0))
             self.energies[self.parts[name].site] = (before[0] + _energy(kept), before[1] + _energy(missing))
@@ -112,4 +115,6 @@ def _watch(module: nn.Module, energies: Energies) -> None:
     for one in (module, *held):
         sites = vars(one).get("_fxapprox")
         if isinstance(sites, Sites):
+            for part in sites.parts.values():
+                part.clock = None  # as the first step keeps
             one.__dict__["_fxapprox"] = _Watched(sites.kind, sites.parts, energies)

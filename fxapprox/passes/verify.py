@@ -95,4 +95,4 @@ def _make_exact(model: nn.Module, *, only_own_evaluation: bool) -> None:
     for sites in sites_of(model):
         for part in sites.parts.values():
             if part.evaluates or not only_own_evaluation:
-                part.choice = Choice()
+                part.choice, part.clock = Choice(), None

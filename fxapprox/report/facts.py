@@ -16,6 +16,7 @@ from ..kinds import kinds
 from ..plan import Decision, Plan, PlanWarning, fingerprint
 from ..policies import policies
 from ..rules import Explanation, Match
+from ..schedules import Schedule
 from ..sites import PRODUCTS, ProductName, Site
 
 FORMAT = 1
@@ -50,7 +51,8 @@ def facts(
 
     FLOPs are of one training step on the example inputs, 2 per multiply-add. `captured` (a Capture, or
     a rewritten model's Record) adds the model's FLOPs outside sites, the rung and the notes; with a
-    plan alone these are None. `warnings` are said in addition to the plan's own.
+    plan alone these are None. Where keep follows a schedule FLOPs are averages over its steps, and
+    `averaged_over` says how many (of the longest). `warnings` are said in addition to the plan's own.
     `decided` is False for a plan that nobody asked for (`undecided`)."""
     sites = [site_facts(decision) for decision in plan.decisions]
     said = dict.fromkeys([*plan.warnings, *warnings])
@@ -63,6 +65,7 @@ def facts(
         "decided": decided,
         "rung": captured.rung if captured else None,
         "seconds": dict(captured.seconds) if captured else None,
+        "averaged_over": max(map(_steps, plan.rewritten), default=0) or None,
         "totals": _totals(sites, captured.total_flops if captured else None),
         "sites": sites,
         "notes": [dataclasses.asdict(note) for note in captured.notes] if captured else [],
@@ -95,6 +98,7 @@ def site_facts(decision: Decision) -> dict[str, Any]:
         "depth": site.depth,
         "height": site.height,
         "channels": site.channels,
+        "norm_after": site.norm_after,
         "dtype": site.dtype.removeprefix("torch."),
         "weight": site.weight,
         "shared": site.shared,
@@ -119,7 +123,8 @@ def kept_bytes(site: Site, choice: Choice | None) -> tuple[int, int]:
 
     Only a site whose weight gradient goes through the pairs of the forward keeps the sampled part
     alone; nothing is kept for a weight that gets no gradient. What another operation keeps of the same
-    tensor is not known here, so the saving is the most there can be."""
+    tensor is not known here, so the saving is the most there can be. A schedule counts with the step that
+    keeps most: memory must hold that one, too."""
     if not site.products["grad_weight"].flops:
         return 0, 0
     whole = math.prod(site.input_shape) * _itemsize(site.dtype) * site.calls
@@ -128,7 +133,7 @@ def kept_bytes(site: Site, choice: Choice | None) -> tuple[int, int]:
     cut = sampled is not None and sampled.policy.samples == "pairs" and forward
     if choice is None or sampled is None or choice.grad_weight != "reuse" or not cut:
         return whole, whole
-    return whole, round(whole * sampled.k(forward) / forward)
+    return whole, round(whole * sampled.range(forward)[1] / forward)
 
 
 def _product(site: Site, choice: Choice | None, name: ProductName) -> dict[str, Any]:
@@ -148,8 +153,10 @@ def _product(site: Site, choice: Choice | None, name: ProductName) -> dict[str, 
             "policy": treatment.policy.name,
             "samples": treatment.policy.samples,
             "options": _options(treatment),
-            "keep": None if treatment.policy.sized_by else treatment.keep,
-            "kept": treatment.k(drawn.pairs),
+            "keep": _keep(treatment),
+            "keep_words": None if treatment.policy.sized_by else f"{treatment.keep:g}",
+            "kept": round(sum(k * share for k, share in treatment.ks(drawn.pairs))),
+            "kept_range": list(treatment.range(drawn.pairs)),
             "kept_of": drawn.pairs,
             "kept_over": drawn.over,
             "min_k": treatment.min_k,
@@ -157,6 +164,20 @@ def _product(site: Site, choice: Choice | None, name: ProductName) -> dict[str, 
             "memory": treatment.memory.decay if treatment.memory else None,
         }
     return told
+
+
+def _keep(sampled: Sampled) -> float | dict[str, object] | None:
+    """A number, the table of a schedule, None where the policy has a size of its own."""
+    if sampled.policy.sized_by:
+        return None
+    return sampled.keep.spelled() if isinstance(sampled.keep, Schedule) else sampled.keep
+
+
+def _steps(decision: Decision) -> int:
+    """Steps until the longest schedule of a site changes no more; 0 without one."""
+    treatments = (decision.choice.treatment(name) for name in PRODUCTS) if decision.choice else ()
+    keeps = (how.keep for how in treatments if isinstance(how, Sampled))
+    return max((keep.length for keep in keeps if isinstance(keep, Schedule)), default=0)
 
 
 def _options(sampled: Sampled) -> dict[str, Any]:

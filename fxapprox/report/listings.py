@@ -72,7 +72,9 @@ def _products(told: Facts) -> Table:
 def _kept(product: Mapping[str, Any]) -> str:
     if product["treatment"] == "sampled":
         of = f" of {product['kept_of']} {product['kept_over']}" if product["samples"] == "nodes" else ""
-        return f"{product['kept']}{of} by {product['policy']}"
+        fewest, most = product["kept_range"]
+        varies = f" on average ({fewest} to {most})" if fewest != most else ""
+        return f"{product['kept']}{of}{varies} by {product['policy']}"
     return "those of the forward" if product["treatment"] == "reuse" else "all"
 
 

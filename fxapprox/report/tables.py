@@ -60,6 +60,9 @@ def heading(told: Facts) -> Text:
     if told["rung"]:
         text.append(f" · {RUNGS.get(told['rung'], told['rung'])}", "not bold")
     text.append(f"\n{told['unit']}, one training step on the example inputs", style="not bold dim")
+    if told["averaged_over"]:
+        steps = _count(told["averaged_over"], "step")
+        text.append(f"; where keep follows a schedule, its average ({steps})", style="not bold dim")
     return text
 
 
@@ -134,7 +137,7 @@ def _sampling(product: Facts, joint: str) -> str:
     waits = [] if product["memory"] is None else ["memory"]
     waits += [f"decay={product['memory']:g}"] if waits and product["memory"] < 1 else []
     floor = [f"k≥{product['min_k']}"] if product["min_k"] > 1 else []
-    share = [f"{product['keep']:g}"] if product["keep"] is not None else []
+    share = [product["keep_words"]] if product["keep_words"] else []
     return joint.join([product["policy"], *share, *centred, *waits, *floor, *options])
 
 

@@ -72,7 +72,7 @@ class Rule:
         depth: int | str | None = None,
         min_channels: int | None = None,
         policy: str | None = None,
-        keep: float | None = None,
+        keep: float | Mapping[str, object] | None = None,
         min_k: int | None = None,
         scope: str | None = None,
         center: bool | None = None,

@@ -103,7 +103,7 @@ def _job(operation: Operation, choice: Choice, draw: Draw, kept: Derived | None)
         return None
     shapes = tuple(left.shape), tuple(right.shape)
     groups, nodes, _ = bilinear.sizes("grad_input", *shapes)
-    k = how.k(nodes)
+    k = how.k(nodes, draw.step)
     if k == nodes:
         return None
     return _Job(bilinear, policy, k, choice.forward != "exact", (groups, nodes), *shapes, draw, kept)

@@ -84,7 +84,7 @@ class _Job:
         shape = self.sizes(product)
         assert isinstance(how.policy, Policy)
         scores = pair_scores(how.policy.scores, self.bilinear, product, first, second, shape, mean)
-        return how.policy.select(scores, how.k(shape[1]), self.draw.stream(product))
+        return how.policy.select(scores, how.k(shape[1], self.draw.step), self.draw.stream(product))
 
     def cut(
         self, product: ProductName, first: Tensor, second: Tensor, selection: Selection
@@ -136,7 +136,7 @@ def _job(
             _check_weight_scores(operation, product, how)
             pairs = operation.bilinear.sizes(product, *shapes)[1]
             waits = product == "grad_weight" and memory is not None and len(memory.slots) > 0
-            how = "exact" if how.k(pairs) == pairs and not waits else how
+            how = "exact" if how.k(pairs, draw.step) == pairs and not waits else how
         elif how == "reuse" and treatments["forward"] == "exact":
             how = "exact"
         treatments[product] = how if wanted[product] else None
@@ -267,7 +267,7 @@ def _grad_right(job: _Job, grad: Tensor, left: Tensor) -> Tensor:
     def chosen(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
         assert isinstance(how, Sampled)
         groups, pairs = job.sizes("grad_weight")
-        if how.k(pairs) < pairs:
+        if how.k(pairs, job.draw.step) < pairs:
             drawn = job.select("grad_weight", how, first, second)
         else:
             drawn = Selection(torch.arange(pairs, device=first.device).expand(groups, pairs))

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.utils.checkpoint import CheckpointFunction, _CheckpointFrame
 
 from ..errors import FxApproxError
+from .clock import Clock
 
 TICKETS = 1024
 """Forward passes under an open checkpoint that a site remembers, about 200 bytes each."""
@@ -57,6 +58,7 @@ class Draw:
     seed: int
     number: int
     rank: int = 0
+    step: int = 0  # of training, for what follows a schedule
     again: bool = field(default=False, compare=False)
 
     def stream(self, product: str) -> _Generator:
@@ -88,6 +90,11 @@ class _Situation:
     repeats: bool
     segments: tuple[Any, ...] = ()
 
+    @property
+    def trains(self) -> bool:
+        """Whether gradients are wanted: a checkpoint with use_reentrant=True runs without them at first."""
+        return torch.is_grad_enabled() or bool(self.segments)
+
 
 _PLAIN = _Situation(opens=False, repeats=False)
 
@@ -103,25 +110,33 @@ class SiteStream:
     _tickets: deque[_Ticket] = field(default_factory=lambda: deque(maxlen=TICKETS))
     _seen: int | None = None  # torch's seed at the last draw: another one where a run was resumed
 
-    def draw(self, left: Tensor) -> Draw:
-        """The draw of the forward pass that now begins on `left`: the next one, or the one repeated."""
+    def draw(self, left: Tensor, clock: Clock | None = None) -> Draw:
+        """The draw of the forward pass that now begins on `left`: the next one, or the one repeated.
+
+        It is at the step that the clock shows; a next one counts, where the clock counts forward passes."""
         situation = _situation()
         if situation is _PLAIN:
-            return self._next()
+            return self._next(clock)
         fingerprint = _fingerprint(left)
         self._tickets = deque((t for t in self._tickets if t.live), maxlen=TICKETS)
         # with no ticket at all nothing was checkpointed: a first forward that happens inside a backward
         repeats = situation.repeats and len(self._tickets) > 0
-        draw = self._recall(fingerprint, situation.segments) if repeats else self._next()
+        draw = (
+            self._recall(fingerprint, situation.segments)
+            if repeats
+            else self._next(clock, counts=situation.trains)
+        )
         if situation.opens:
             self._tickets.append(_Ticket(draw, fingerprint, tuple(map(weakref.ref, situation.segments))))
         return draw
 
-    def _next(self) -> Draw:
+    def _next(self, clock: Clock | None, counts: bool = True) -> Draw:
         self._seed, self.number = self._at()
         self._seen, self._token = torch.initial_seed(), _seed_token()
-        draw = Draw(self.site, self._seed, self.number, _rank())
+        draw = Draw(self.site, self._seed, self.number, _rank(), clock.now if clock else 0)
         self.number += 1
+        if clock is not None and counts and not clock.driven:
+            clock.advance()
         return draw
 
     def _recall(self, fingerprint: bytes, segments: tuple[object, ...]) -> Draw:

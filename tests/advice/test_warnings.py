@@ -22,7 +22,9 @@ def normed(length=2):
 def test_an_unscaled_forward_policy_before_batch_norm():
     warning = warnings([*normed(), site("fc")], Rule(policy="topk"))["batch-norm"]
     assert warning.sites == ("conv0", "conv1")
-    assert warning.message.startswith("2 sites before batch norm under an unscaled forward policy (topk)")
+    assert warning.message.startswith(
+        "2 sites before batch norm (bn0, bn1) under an unscaled forward policy (topk)"
+    )
     assert "re-estimate" in warning.remedy
     assert str(warning) == warning.message
 

@@ -120,7 +120,7 @@ def test_json_says_the_same(run: Run) -> None:
     assert middle["products"]["grad_input"] | {"over": ""} == {
         "over": "", "pairs": 16, "groups": 1, "flops": 3072, "flops_after": 768, "treatment": "sampled",
         "policy": "pps", "options": {}, "keep": 0.25, "kept": 4, "min_k": 1, "center": False,
-        "memory": None,
+        "memory": None, "keep_words": "0.25", "kept_range": [4, 4],
         "samples": "pairs", "kept_of": 16, "kept_over": "out features",
     }  # fmt: skip
     assert json.loads(run("inspect", "net.py", "--json").stdout)["decided"] is False
@@ -222,7 +222,7 @@ BAD: list[tuple[tuple[str, ...], str]] = [
     (("rewrite", "net.py", *TOPK, "--input", "6x8:float31"), "unknown dtype"),
     (("rewrite", "net.py", *TOPK, "--keep", "1.5"), "1.5"),
     (("rewrite", "net.py", *TOPK, "--keep", "0"), "keep"),
-    (("rewrite", "net.py", *TOPK, "--keep", "much"), "valid number"),
+    (("rewrite", "net.py", *TOPK, "--keep", "much"), "keep must be a number or a schedule, not 'much'"),
     (("rewrite", "net.py", "--policy", "tpok"), "did you mean 'topk'?"),
     (("rewrite", "net.py", *TOPK, "--scope", "forwards"), "did you mean 'forward'?"),
     (("rewrite", "net.py", *TOPK, "--option", "scale=none"), "scale"),
