@@ -136,6 +136,8 @@ Debug = Annotated[
 
 RULE_KEYS = ("policy", "keep", "scope", "min_k", "center", "memory")
 """Options that are keys of the one rule over every site."""
+CHOICE_OPTIONS = (*RULE_KEYS, "option", "rules", "plan")
+"""Options that say what is sampled."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,7 @@ class Asked:
 
     def words(self, *, choice: bool = True) -> str:
         """The request as it is typed, without or with what is sampled."""
-        left_out = () if choice else (*RULE_KEYS, "option", "rules", "plan")
+        left_out = () if choice else CHOICE_OPTIONS
         told: list[str] = [self.model]
         for one in fields(self):
             value = getattr(self, one.name)
@@ -191,6 +193,10 @@ class Asked:
             for each in value if isinstance(value, list) else [value]:
                 told += [_spelled(one.name)] if each is True else [_spelled(one.name), str(each)]
         return shlex.join(told)
+
+
+AskedModel = Annotated[Asked, "without CHOICE_OPTIONS"]
+"""For a parameter of a command that takes a model and decides itself what is sampled."""
 
 
 def _spelled(name: str) -> str:

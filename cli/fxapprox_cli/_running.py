@@ -11,12 +11,12 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any, TextIO, get_type_hints
 
 import typer
 
-from ._options import Asked, Debug
+from ._options import CHOICE_OPTIONS, Asked, AskedModel, Debug
 from ._streams import result_stream
 
 if TYPE_CHECKING:
@@ -32,19 +32,20 @@ REFRESH = 0.2
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """The function as a command: its first parameter, `out`, is where the result goes; one of class Asked
-    stands for the model and all the options that its fields name.
+    stands for the model and all the options that its fields name, AskedModel for those less CHOICE_OPTIONS.
 
     Errors become one message on stderr and an exit code: 2 the request or the input is wrong, 3 nothing
     was rewritten, 130 interrupted, 1 a fault of fxapprox itself. `debug=True` shows the traceback."""
 
     standing = inspect.signature(function, eval_str=True)
-    asks = any(one.annotation is Asked for one in standing.parameters.values())
+    asks = any(one.annotation in (Asked, AskedModel) for one in standing.parameters.values())
 
     @functools.wraps(function)
     def run(**options: Any) -> None:
         debug = options.pop("debug", False)
         if asks:
-            options["asked"] = Asked(**{one.name: options.pop(one.name) for one in dataclasses.fields(Asked)})
+            names = [one.name for one in dataclasses.fields(Asked) if one.name in options]
+            options["asked"] = Asked(**{name: options.pop(name) for name in names})
         with result_stream() as out:
             try:
                 function(out, **options)
@@ -83,16 +84,21 @@ def _signature(standing: inspect.Signature) -> inspect.Signature:
     """As typer reads it: without `out`, with the fields of Asked in its place, and with `debug`."""
     parameters: list[inspect.Parameter] = []
     for one in list(standing.parameters.values())[1:]:
-        parameters += _asked_parameters() if one.annotation is Asked else [one]
+        if one.annotation in (Asked, AskedModel):
+            parameters += _asked_parameters(() if one.annotation is Asked else CHOICE_OPTIONS)
+        else:
+            parameters.append(one)
     debug = inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Debug)
     return standing.replace(parameters=sorted([*parameters, debug], key=lambda one: one.kind))
 
 
-def _asked_parameters() -> list[inspect.Parameter]:
-    """A parameter for each field: those without a default are arguments, the others options."""
+def _asked_parameters(left_out: Collection[str]) -> list[inspect.Parameter]:
+    """A parameter for each other field: those without a default are arguments, the others options."""
     hints = get_type_hints(Asked, include_extras=True)
     made = []
     for one in dataclasses.fields(Asked):
+        if one.name in left_out:
+            continue
         factory = one.default_factory
         default = one.default if factory is dataclasses.MISSING else factory()
         required = default is dataclasses.MISSING

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from ._running import paragraphs
+from .advise import advise
 from .bench import bench
 from .explain import explain
 from .inspect import inspect
@@ -54,7 +55,7 @@ def fxapprox(
     pass
 
 
-for one in (rewrite, inspect, explain, bench, policies, kinds):
+for one in (rewrite, inspect, explain, advise, bench, policies, kinds):
     app.command()(one)
 
 

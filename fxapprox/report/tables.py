@@ -305,9 +305,14 @@ def warning_text(warning: Facts) -> Text:
 
 def _warnings(told: Facts) -> Iterator[Text]:
     yield from map(warning_text, told["warnings"])
-    if hushed := [warning["name"] for warning in told["silenced"]]:
-        names = ", ".join(dict.fromkeys(hushed))
-        yield Text(f"{_count(len(hushed), 'warning')} silenced: {names}", style="dim")
+    yield from hushed(told)
+
+
+def hushed(told: Facts) -> Iterator[Text]:
+    """The line that keeps silenced warnings from being forgotten."""
+    if names := [warning["name"] for warning in told["silenced"]]:
+        listed = ", ".join(dict.fromkeys(names))
+        yield Text(f"{_count(len(names), 'warning')} silenced: {listed}", style="dim")
 
 
 def _count(number: int, noun: str) -> str:

@@ -46,5 +46,6 @@ def test_a_block_of_python(code: str) -> None:
 def test_a_command(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(ROOT / "examples", tmp_path / "examples", ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(app, shlex.split(line)[1:])
-    assert result.exit_code == 0, (result.stderr, result.exception)
+    for command in line.split(" && "):
+        result = CliRunner().invoke(app, shlex.split(command)[1:])
+        assert result.exit_code == 0, (result.stderr, result.exception)
