@@ -22,9 +22,11 @@ from ..capture._types import Capture, Inputs
 from ..capture.compare import leaves
 from ..capture.rng import kept_random_state, seed_all
 from ..capture.trials import copied
+from ..choices import Choice, Sampled
 from ..kinds import Operation, Refusal
 from ..plan import Decision, Plan
 from ..sampling.streams import Draw
+from ..schedules import Schedule
 from .layers import Sites
 from .substitute import carried_out
 
@@ -50,7 +52,8 @@ def ratios(capture: Capture, decisions: Sequence[Decision], *, costly: bool = Fa
     energies: Energies = {}
     try:
         with kept_random_state(), torch.inference_mode(False), torch.no_grad():
-            model, _ = carried_out(capture, Plan(capture.origin, "", tuple(decisions)))
+            fewest = tuple(replace(decision, choice=_at_fewest(decision.choice)) for decision in decisions)
+            model, _ = carried_out(capture, Plan(capture.origin, "", fewest))
             for module in model.modules():
                 _watch(module, energies)
             model.train()
@@ -62,6 +65,17 @@ def ratios(capture: Capture, decisions: Sequence[Decision], *, costly: bool = Fa
         return Ratios(why_not=f"{type(failure).__name__}: {said[0] if said else ''}")
     found = {site_id: _ratio(*pair) for site_id, pair in energies.items()}
     return Ratios({site_id: ratio for site_id, ratio in found.items() if not math.isnan(ratio)})
+
+
+def _at_fewest(choice: Choice | None) -> Choice | None:
+    """The choice with a forward schedule held where it keeps fewest: that step's error is the largest."""
+    if (
+        choice is None
+        or not isinstance(choice.forward, Sampled)
+        or not isinstance(choice.forward.keep, Schedule)
+    ):
+        return choice
+    return replace(choice, forward=replace(choice.forward, keep=choice.forward.keep.span[0]))
 
 
 def _ratio(kept: float, missing: float) -> float:

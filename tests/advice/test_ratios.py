@@ -94,6 +94,12 @@ def test_what_keeps_all_it_can_loses_nothing():
     assert zero.by_site["0"] == float("inf")
 
 
+def test_a_schedule_is_measured_where_it_keeps_fewest():
+    model, x = ones(3, 6), torch.ones(12, 6)
+    keep = {"schedule": "linear", "from": 1.0, "to": 0.5, "steps": 100}
+    assert measured(model, x, policy="topk", keep=keep).by_site == pytest.approx(dict.fromkeys("012", 1.0))
+
+
 def test_why_it_is_not_measured(monkeypatch):
     model = nn.Sequential(nn.Linear(8, 4))
     found = capture(model, parse_inputs(["12x8"]), origin="Net")
