@@ -139,12 +139,9 @@ class Part:
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs of this part: ints, tensors and dicts of them, none shared with it."""
-        state: dict[str, Any] = {"draws": self.stream.state()} if self.random else {}
-        if self.memory is not None:
-            state["memory"] = self.memory.state()
-        if self.clock is not None:
-            state["step"] = self.clock.steps
-        return state
+        holders = {"draws": self.stream if self.random else None, "memory": self.memory, "kept": self.kept}
+        state: dict[str, Any] = {name: one.state() for name, one in holders.items() if one is not None}
+        return state if self.clock is None else {**state, "step": self.clock.steps}
 
     def unfit(self, state: Mapping[str, Any]) -> str | None:
         """Why the state cannot be that of this part, None where it can."""
@@ -156,6 +153,8 @@ class Part:
     def load_state(self, state: Mapping[str, Any]) -> None:
         if self.random:
             self.stream.load_state(state["draws"])
+        if self.kept is not None:
+            self.kept.load_state(state["kept"])
         if self.memory is not None:
             self.memory.load_state(state["memory"])
         if self.clock is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, Protocol, TypeVar
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..kinds import AxisBilinear
+from ..sampling.streams import Draw
 from ..sites import Site
 from ._base import AnyPolicy, Scope, Scores, Size, Stream, policies
 
@@ -43,6 +44,12 @@ class Derived(Protocol):
     def forget(self) -> None:
         """The weight is another: loaded, moved or cast."""
 
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs to choose as this one would: ints and tensors, none shared with it."""
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on as the run did whose `state` this is, whether the weight is loaded before or after."""
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -50,16 +57,16 @@ class Layer:
 
     `sizes` is (groups, nodes in each): more than one group where groups of nodes see inputs of their own.
     `operands` are left, right and bias, in the forward pass only; `grad` is the gradient of the result,
-    in the backward pass only. `kept` is what `NodePolicy.keeps` gave for the site. `again` is true where
-    the call repeats an earlier one (gradient checkpointing) and must choose as that did."""
+    in the backward pass only. `kept` is what `NodePolicy.keeps` gave for the site. `draw` numbers the call;
+    with `draw.again` it repeats an earlier one (gradient checkpointing) and must choose as that did."""
 
     bilinear: AxisBilinear
     sizes: tuple[int, int]
     device: torch.device
+    draw: Draw
     operands: tuple[Tensor, Tensor, Tensor | None] | None = None
     grad: Tensor | None = None
     kept: Any = None
-    again: bool = False
 
     @property
     def inputs(self) -> Tensor:
@@ -97,7 +104,7 @@ class NodePolicy(AnyPolicy):
     samples = "nodes"
 
     @abstractmethod
-    def active(self, layer: Layer, k: int, stream: Stream) -> Active | Gates:
+    def choose(self, layer: Layer, k: int, stream: Stream) -> Active | Gates:
         """Choose nodes.
 
         Args:

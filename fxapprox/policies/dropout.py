@@ -26,7 +26,7 @@ class Dropout(NodePolicy):
     gathered and the dropped nodes cost nothing; and k is fixed, for a size that changes with every step
     makes kernels be planned anew. Each node is kept with probability k/n, as with independent draws."""
 
-    def active(self, layer: Layer, k: int, stream: Stream) -> Active:
+    def choose(self, layer: Layer, k: int, stream: Stream) -> Active:
         groups, nodes = layer.sizes
         index = ascending(permutations(groups, nodes, stream.generator(), layer.device)[:, :k])
         return Active(index, torch.full(index.shape, nodes / k, device=layer.device))

@@ -23,5 +23,5 @@ class MeProp(NodePolicy):
 
     Both gradients go through the same columns; forward and bias gradient are exact. Biased."""
 
-    def active(self, layer: Layer, k: int, stream: Stream) -> Active:
+    def choose(self, layer: Layer, k: int, stream: Stream) -> Active:
         return Active(largest(layer.magnitudes, k))

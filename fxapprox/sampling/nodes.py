@@ -20,6 +20,7 @@ from ..kinds._bilinear import positions
 from ..policies import Active, Gates, Layer, NodePolicy
 from ..policies._nodes import Derived
 from ..sites import PRODUCTS
+from . import examples
 from .product import applied, zeros
 from .streams import Draw
 
@@ -62,11 +63,11 @@ class _Job:
     kept: Derived | None
 
     def layer(self, device: torch.device, **seen: Any) -> Layer:
-        return Layer(self.bilinear, self.sizes, device, kept=self.kept, again=self.draw.again, **seen)
+        return Layer(self.bilinear, self.sizes, device, self.draw, kept=self.kept, **seen)
 
     def choose(self, layer: Layer) -> Active | Gates:
         stream = self.draw.stream("forward" if self.forward else "grad_input")
-        return self.policy.active(layer, self.k, stream)
+        return self.policy.choose(layer, self.k, stream)
 
     def cut(self, operand: Operand, tensor: Tensor, index: Tensor) -> Tensor:
         """The result (0) or the weight (1) with the nodes `index` only."""
@@ -125,6 +126,9 @@ class _NodeProduct(torch.autograd.Function):
             ctx.save_for_backward(*operands, chosen.open, None, None)
             return layer.result.where(chosen.open, 0)
         ctx.save_for_backward(*operands, None, chosen.index, chosen.scale)
+        ctx.each = chosen.each
+        if chosen.each:
+            return examples.forward(left, layer.weight, bias, chosen)
         part = job.bilinear.forward(left, job.cut(1, right, chosen.index), _cut_bias(bias, chosen.index, job))
         return job.spread(0, job.scaled(part, chosen.scale), chosen.index)
 
@@ -152,6 +156,8 @@ def _gradients(ctx: Any, grad: Tensor) -> Gradients:
         assert isinstance(chosen, Active)
         index, scale = chosen.index, chosen.scale
         grad_bias = job.bilinear.grad_bias(grad) if ctx.needs_input_grad[2] else None
+    if ctx.each:
+        return _each(ctx, grad, Active(index, scale, each=True), left, right)
     cut = job.scaled(job.cut(0, grad, index), scale)
     if job.forward and ctx.needs_input_grad[2]:
         grad_bias = _spread_bias(job.bilinear.grad_bias(cut), index, job)
@@ -176,6 +182,20 @@ def _through(
         shape[pairs.dim] = index.shape[1] * (index.shape[0] if pairs.block is None else 1)
         grad_right = job.spread(1, job.bilinear.grad_right(grad, left, tuple(shape)), index)
     return grad_left, grad_right
+
+
+def _each(ctx: Any, grad: Tensor, active: Active, left: Tensor | None, right: Tensor | None) -> Gradients:
+    """Through a set of nodes for each example of a linear layer."""
+    nodes, part = ctx.job.sizes[1], examples.cut(grad, active)
+    by_rows = ctx.job.bilinear.contraction("grad_input").second.dim == 0
+    grad_left = grad_right = None
+    if right is not None:
+        grad_left = examples.grad_input(part, right if by_rows else right.t(), active.index)
+    if left is not None:
+        rows = examples.grad_weight(part, left, active.index, nodes)
+        grad_right = rows if by_rows else rows.t()
+    wanted = ctx.needs_input_grad[2]
+    return grad_left, grad_right, examples.grad_bias(part, active.index, nodes) if wanted else None
 
 
 def _gated(ctx: Any, grad: Tensor, gates: Tensor, left: Tensor | None, right: Tensor | None) -> Gradients:

@@ -51,9 +51,10 @@ def chosen(
     backward = policy.scopes[0] == "backward"
     left, right, bias = (operand.detach() for operand in operands)
     seen = {"grad": grad} if backward else {"operands": (left, right, bias)}
-    layer = Layer(Rows(), (1, len(right)), left.device, kept=policy.keeps(), **seen)
-    stream = Draw("site", 0, number).stream("grad_input" if backward else "forward")
-    answer = policy.active(layer, k, stream if policy.random else stream_of(policy, 0))
+    draw = Draw("site", 0, number)
+    layer = Layer(Rows(), (1, len(right)), left.device, draw, kept=policy.keeps(), **seen)
+    stream = draw.stream("grad_input" if backward else "forward")
+    answer = policy.choose(layer, k, stream if policy.random else stream_of(policy, 0))
     if isinstance(answer, Gates):
         return answer, answer.open.double()
     index = answer.index if answer.each else answer.index.expand(len(left), -1)

@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fxapprox.advice import Ratios, advise, growth, heaviest_path
-from fxapprox.choices import Choice, Sampled
 from fxapprox.plan import Decision
 from fxapprox.rules import Rule, decide
 
@@ -206,22 +205,9 @@ def test_every_position_of_a_convolution_is_a_row():
     assert "small-batch" in warnings([site(**conv)], Rule(policy="pps", scope="backward"))
 
 
-class Alsh:
-    """Stands for the policy."""
-
-    name, unbiased, scores, random = "alsh", False, "none", True
-    own_keep, sized_by = None, ()
-
-
-def hashed(length):
-    choice = Choice.of_scope("forward", Sampled(Alsh()))
-    found = advise([Decision(one, choice, None, "") for one in chain(length)])
-    return {warning.name: warning for warning in found}
-
-
 def test_alsh_through_more_than_three_layers():
-    assert "alsh-depth" not in hashed(3)
-    warning = hashed(5)["alsh-depth"]
+    assert "alsh-depth" not in warnings(chain(3), Rule(policy="alsh"))
+    warning = warnings(chain(5), Rule(policy="alsh"))["alsh-depth"]
     assert warning.message.startswith("alsh through 5 layers")
     assert len(warning.sites) == 5
     assert "alsh-depth" not in warnings(chain(5), Rule(policy="topk"))

@@ -77,7 +77,7 @@ def test_the_registry_serves_a_third_party_like_any_other() -> None:
 
 def test_all_policies_of_the_design_are_there() -> None:
     known = {"exact", "topk", "topk-weights", "crs", "bernoulli", "wta", "pps", "uniform", "weighted"}
-    known |= {"dropout", "meprop"}
+    known |= {"alsh", "dropout", "adaptive-dropout", "meprop"}
     assert known <= set(policies.all())
 
 

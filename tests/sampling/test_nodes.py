@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from by_hand import site
+from node_work import work_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -109,33 +110,6 @@ def test_groups_of_a_convolution_choose_their_own_channels() -> None:
 
 
 # ---- work
-
-
-class Shapes(torch.utils._python_dispatch.TorchDispatchMode):
-    """Multiplications of matrix products, as the shapes of their operands say."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.multiplied: list[int] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        name = func.overloadpacket.__name__
-        if name in ("mm", "addmm", "bmm"):
-            left, right = args[-2:]
-            self.multiplied.append(left.numel() * right.shape[-1])
-        elif name == "_embedding_bag":
-            self.multiplied.append(args[1].numel() * args[0].shape[1])
-        return result
-
-
-def work_of(layer: nn.Module, x: Tensor) -> list[int]:
-    x = x.detach().requires_grad_()
-    with Shapes() as forward:
-        y = layer(x)
-    with Shapes() as backward:
-        y.sum().backward()
-    return [sum(forward.multiplied), sum(backward.multiplied)]
 
 
 def test_only_chosen_nodes_are_multiplied() -> None:
