@@ -15,8 +15,8 @@ from .tables import Facts, treatment, warning_text
 
 _MARKS = {"matches": ("✓", "green"), "fails": ("✗", "red"), "not tried": ("·", "dim")}
 _SCORES = {
-    "pair": "‖A‖·‖B‖", "weight": "‖weight‖", "none": "none", "hash": "hash collisions",
-    "result": "the result", "grad": "Σ|grad|",
+    "pair": "‖A‖·‖B‖", "weight": "‖weight‖", "none": "none", "hash": "hashes",
+    "result": "result", "grad": "Σ|grad|",
 }  # fmt: skip
 _NAMES = {"forward": "forward", "grad_input": "grad input", "grad_weight": "grad weight"}
 
@@ -93,8 +93,7 @@ def policies_table(told: Sequence[Facts]) -> RenderableType:
     """Name, what it does, the score, biased or not, options, source."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("policy", no_wrap=True)
-    table.add_column("samples", no_wrap=True)
-    table.add_column("score", no_wrap=True)
+    table.add_column("samples\nby score", no_wrap=True)
     table.add_column("unbiased", no_wrap=True)
     table.add_column("random", no_wrap=True)
     table.add_column("what it does, options, source", overflow="fold", ratio=1)
@@ -104,8 +103,7 @@ def policies_table(told: Sequence[Facts]) -> RenderableType:
             text.append(f"\n--option {option}={default}", style="cyan")
         text.append(f"\n{one['source']}", style="dim")
         facts = [
-            one["samples"],
-            _SCORES[one["scores"]],
+            f"{one['samples']}\n{_SCORES[one['scores']]}",
             "yes" if one["unbiased"] else "no",
             "yes" if one["random"] else "no",
         ]
