@@ -202,6 +202,24 @@ def test_a_batch_that_keeps_all_rows_uses_what_waits() -> None:
     assert torch.equal(now[0][1:], grad[1:])
 
 
+def test_a_keep_that_ends_exact_uses_up_what_waits() -> None:
+    """Two steps at 0.25, then exact: the third uses all that waits, from the fourth on there is no memory."""
+    net = layer(keep={"from": 0.25, "exact_after": 2})
+    came: list[tuple[Tensor, Tensor]] = []
+    used: list[tuple[Tensor, Tensor]] = []
+    for step, x in enumerate(batches(8, 8, 8)):
+        assert len(memory_of(net).slots) == (step > 0)
+        y = net(x)
+        y.register_hook(lambda grad, x=x: came.append((grad, x)))  # type: ignore[misc]
+        with watched(used):
+            y.pow(3).sum().backward()
+    for total, wanted in zip(sums(used), sums(came), strict=True):
+        torch.testing.assert_close(total, wanted)
+    assert not memory_of(net).slots
+    (x,) = batches(8)
+    assert torch.equal(gradient(net, x), gradient(copy.deepcopy(net).eval(), x))
+
+
 def test_the_first_slots_take_part_in_a_smaller_batch() -> None:
     net = layer(memory={"decay": 0.5})
     large, small = batches(8, 3)
