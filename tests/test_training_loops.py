@@ -138,7 +138,8 @@ def test_schedulers_of_the_rate_are_followed_through_attach() -> None:
     for x, y in batches(6):
         optimizer.zero_grad()
         F.cross_entropy(fast(x), y).backward()
-        rates.append((attachment.rate(fast.conv.weight), attachment.rate(fast.head.weight)))
+        paces = (attachment.pace(one.weight) for one in (fast.conv, fast.head))
+        rates.append(tuple(pace.rate for pace in paces))
         optimizer.step()
         scheduler.step()
     assert len({rate for rate, _ in rates}) == 6
