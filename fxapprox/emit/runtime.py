@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..capture.objects import made
 from ..errors import RequestError
 from ..passes.layers import FunctionSite, sampled, sampled_function
+from ..passes.layout import lay_out
 from ..sites import layer_id
 
 __all__ = ["FunctionCall", "apply_plan", "assembled", "load_weights", "made", "with_parts"]
@@ -68,6 +69,7 @@ def apply_plan(model: M, plan: Mapping[str, Mapping[str, Any]]) -> M:
         parent, _, name = site.rpartition(".")
         function: Any = paths[site].function
         setattr(model.get_submodule(parent), name, sampled_function(function, site=site, parts=choices))
+    lay_out(model)
     return model
 
 

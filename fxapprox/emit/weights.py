@@ -107,7 +107,15 @@ def common_dtype(model: nn.Module) -> torch.dtype:
 
 
 def channels_last(model: nn.Module) -> bool:
-    """Whether the convolutions' weights are all laid out channels-last."""
-    four = [p for p in model.parameters() if p.dim() == 4 and not p.is_contiguous()]
-    rest = [p for p in model.parameters() if p.dim() == 4 and p.is_contiguous() and min(p.shape[1:]) > 1]
-    return bool(four) and not rest and all(p.is_contiguous(memory_format=torch.channels_last) for p in four)
+    """Whether the convolutions' weights are all laid out channels-last, those that `passes.layout` turned
+    over before it did."""
+    weights = [
+        p if p.is_contiguous() or _last(p) else p.transpose(0, 1) for p in model.parameters() if p.dim() == 4
+    ]
+    four = [p for p in weights if not p.is_contiguous()]
+    rest = [p for p in weights if p.is_contiguous() and min(p.shape[1:]) > 1]
+    return bool(four) and not rest and all(map(_last, four))
+
+
+def _last(weight: Tensor) -> bool:
+    return weight.is_contiguous(memory_format=torch.channels_last)

@@ -78,11 +78,13 @@ class Bilinear(ABC):
         """One operand (whole or cut) with every pair multiplied by its factor `[groups, pairs]`."""
 
     @abstractmethod
-    def put(
-        self, product: ProductName, operand: Operand, full: Tensor, kept: Tensor, index: Tensor, unique: bool
-    ) -> None:
-        """Write the kept pairs back to their places in `full` (zeros, dense): the reverse of `take`.
-        Pairs that occur several times in `index` (`unique` False) are added up."""
+    def spread(
+        self, product: ProductName, operand: Operand, kept: Tensor, selected: tuple[Tensor, bool],
+        shape: tuple[int, ...], strides: tuple[int, ...],
+    ) -> Tensor:  # fmt: skip
+        """The kept pairs at their places in a new, dense operand of `shape`, zeros elsewhere, in the memory
+        format of `strides`: the reverse of `take`. `selected` is their index `[groups, k]`, ascending, and
+        whether it is unique: pairs that occur several times are added up."""
 
     @abstractmethod
     def center(self, left: Tensor) -> Tensor:
@@ -129,13 +131,15 @@ class Kind(ABC):
 
     `modules`: classes whose *own* forward is the operation (a subclass that overrides `forward` is
     opened by the tracer instead). `functions`: every spelling of the operation as a function.
-    `opt_in`: sampled only where a rule names the kind."""
+    `opt_in`: sampled only where a rule names the kind. `gathered`: the dimension of a layer's `weight` that
+    its forward product cuts, where it is worth while to have it outermost in memory."""
 
     name: ClassVar[str]
     summary: ClassVar[str]  # one line for `fxapprox inspect` and the docs
     modules: ClassVar[tuple[type[nn.Module], ...]] = ()
     functions: ClassVar[tuple[Callable[..., Any], ...]] = ()
     opt_in: ClassVar[bool] = False
+    gathered: ClassVar[int | None] = None
 
     @abstractmethod
     def run(self, call: Call, product: ProductRunner) -> Any:

@@ -22,6 +22,7 @@ class Conv(OneProduct):
     done outside, before the product."""
 
     dims: int
+    gathered = 1
 
     @classmethod
     def claims(cls, module: nn.Module) -> bool:

@@ -20,7 +20,10 @@ from ._bilinear import AxisBilinear, Contraction, Pairs
 
 @dataclass(frozen=True)
 class Rows(AxisBilinear):
-    """`y [N, out] = x [N, in] · Wᵀ + b` with the weight as torch keeps it, `[out, in]`."""
+    """`y [N, out] = x [N, in] · Wᵀ + b` with the weight as torch keeps it, `[out, in]`; `inner_first` where
+    it lies in memory as `[in, out]`, so that its gradient does."""
+
+    inner_first: bool = False
 
     def forward(self, left: Tensor, right: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(left, right, bias)
@@ -29,7 +32,7 @@ class Rows(AxisBilinear):
         return grad @ right
 
     def grad_right(self, grad: Tensor, left: Tensor, right_shape: tuple[int, ...]) -> Tensor:
-        return grad.t() @ left
+        return (left.t() @ grad).t() if self.inner_first else grad.t() @ left
 
     def grad_bias(self, grad: Tensor) -> Tensor:
         return grad.sum(0)
@@ -54,6 +57,7 @@ class Linear(OneProduct):
 
     modules = (nn.Linear,)
     functions = (F.linear,)  # also torch._C._nn.linear: one object
+    gathered = 1
 
     def operation(self, call: Call) -> Operation | Refusal:
         given = arguments(call, "input", "weight", "bias")
@@ -70,7 +74,8 @@ class Linear(OneProduct):
         fits = bias is None or tuple(bias.shape) == (matrix.shape[0],)
         finish = partial(_finish, shape=shape, bias=None if fits else bias)
         plain = fits and len(shape) == 2
-        return Operation(Rows(), left, matrix, bias if fits else None, None if plain else finish)
+        rows = Rows(inner_first=matrix.stride(0) < matrix.stride(1))
+        return Operation(rows, left, matrix, bias if fits else None, None if plain else finish)
 
     @classmethod
     def examples(cls, dtype: torch.dtype) -> Iterator[Call]:

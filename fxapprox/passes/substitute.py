@@ -17,6 +17,7 @@ from ..record import ATTRIBUTE, Record
 from .copying import deep_copy
 from .install import found, install
 from .layers import FunctionSite, sample_module
+from .layout import lay_out
 from .verify import verify
 
 
@@ -49,6 +50,7 @@ def substitute(capture: Capture, plan: Plan) -> nn.Module:
     computes in evaluation. Raises FxApproxError; the user's model is untouched, whatever happens."""
     started = time.perf_counter()
     model, owners = carried_out(capture, plan)
+    lay_out(model)
     made = time.perf_counter()
     verify(capture, model)
     seconds = {"substitute": made - started, "verify": time.perf_counter() - made}

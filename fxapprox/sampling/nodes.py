@@ -21,7 +21,7 @@ from ..policies import Active, Gates, Layer, NodePolicy
 from ..policies._nodes import Derived
 from ..sites import PRODUCTS
 from . import examples
-from .product import applied, zeros
+from .product import applied
 from .streams import Draw
 
 
@@ -83,9 +83,7 @@ class _Job:
         pairs = at.second if operand else at.first
         shape = list(part.shape)
         shape[pairs.dim] = nodes * (groups if pairs.block is None else 1)
-        full = zeros(tuple(shape), part.stride(), part)
-        self.bilinear.put("grad_input", operand, full, part, index, True)
-        return full
+        return self.bilinear.spread("grad_input", operand, part, (index, True), tuple(shape), part.stride())
 
 
 def _job(operation: Operation, choice: Choice, draw: Draw, kept: Derived | None) -> _Job | None:

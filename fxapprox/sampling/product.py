@@ -299,8 +299,8 @@ def _reused_grad_left(ctx: Any, grad: Tensor, saved: _Saved, selection: Selectio
     kept = job.bilinear.grad_left(grad, kept_right, tuple(ctx.kept_shapes[0]))
     if selection.scale is not None and ctx.scaled == 0:
         kept = job.bilinear.scale("forward", 0, kept, selection.scale)
-    full = zeros(job.left_shape, ctx.strides[0], kept)
-    job.bilinear.put("forward", 0, full, kept, selection.index, selection.unique)
+    selected = selection.index, selection.unique
+    full = job.bilinear.spread("forward", 0, kept, selected, job.left_shape, ctx.strides[0])
     if isinstance(job.forward, Sampled) and job.forward.center:
         assert saved.right is not None
         row = job.bilinear.grad_left(grad.sum_to_size(ctx.row_shape), saved.right, tuple(ctx.mean_shape))
@@ -315,16 +315,9 @@ def _reused_grad_right(ctx: Any, grad: Tensor, saved: _Saved, selection: Selecti
     kept = job.bilinear.grad_right(grad, saved.kept_left, tuple(ctx.kept_shapes[1]))
     if selection.scale is not None and ctx.scaled == 1:
         kept = job.bilinear.scale("forward", 1, kept, selection.scale)
-    full = zeros(job.right_shape, ctx.strides[1], kept)
-    job.bilinear.put("forward", 1, full, kept, selection.index, selection.unique)
+    selected = selection.index, selection.unique
+    full = job.bilinear.spread("forward", 1, kept, selected, job.right_shape, ctx.strides[1])
     if saved.mean is not None:
         rest = job.rest_of(saved.mean, selection)
         full.add_(job.bilinear.grad_right(grad.sum_to_size(ctx.row_shape), rest, job.right_shape))
     return full
-
-
-def zeros(shape: tuple[int, ...], strides: tuple[int, ...], like: Tensor) -> Tensor:
-    """Dense zeros of `shape` in the memory format that `strides` belong to, dtype and device of `like`."""
-    order = sorted(range(len(shape)), key=strides.__getitem__, reverse=True)
-    zeros = like.new_zeros([shape[d] for d in order])
-    return zeros.permute(sorted(range(len(shape)), key=order.__getitem__))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -32,13 +34,21 @@ def pair_scores(
     if which == "none":
         dtype = torch.float64 if second.dtype == torch.float64 else torch.float32
         return torch.ones(shape, dtype=dtype, device=second.device)
-    norms = [] if which == "weight" else [_norm(bilinear, product, 0, first, mean)]
-    norms.append(_norm(bilinear, product, 1, second))
-    scores = norms[0] if len(norms) == 1 else norms[0] * norms[1]
-    if scores.device.type == "cpu" and not torch.compiler.is_compiling() and not _sound(scores):
-        norms = [] if which == "weight" else [_norm(bilinear, product, 0, *_rescaled(first, mean))]
-        norms.append(_norm(bilinear, product, 1, *_rescaled(second)))
-        scores = norms[0] if len(norms) == 1 else norms[0] * norms[1]
+    scores = _norm(bilinear, product, 1, second)
+    if which == "pair":
+        scores = _norm(bilinear, product, 0, first, mean).mul_(scores)
+    if scores.device.type != "cpu" or torch.compiler.is_compiling():
+        return _repaired(scores)
+    if _sound(scores):
+        return scores
+    scores = _norm(bilinear, product, 1, *_rescaled(second))
+    if which == "pair":
+        scores = _norm(bilinear, product, 0, *_rescaled(first, mean)).mul_(scores)
+    return _repaired(scores)
+
+
+def _repaired(scores: Tensor) -> Tensor:
+    """Scores without NaN and inf, and without rows of zeros."""
     finite = scores.isfinite()
     largest = torch.where(finite, scores, 0).amax(-1, keepdim=True)
     # a random draw must not leave out the very pair that must show, were there a million others
@@ -61,8 +71,15 @@ def _norm(
 
 
 def _sound(scores: Tensor) -> bool:
-    """Whether no score overflowed and no row is all zeros (rare: one look at a small tensor settles it)."""
-    return bool((scores.isfinite().all() & (scores.amax(-1) > 0).all()).item()) if scores.numel() else True
+    """Whether all scores are finite and no row is all zeros: the largest of each row settles it, NaN counting
+    as the largest."""
+    if scores.numel() == 0:
+        return True
+    top = scores.amax(-1)
+    if top.numel() == 1:
+        return 0 < top.item() < math.inf
+    least, most = top.aminmax()
+    return 0 < least.item() and most.item() < math.inf
 
 
 def _rescaled(tensor: Tensor, mean: Tensor | None = None) -> tuple[Tensor, Tensor | None]:

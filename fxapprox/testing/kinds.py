@@ -193,12 +193,12 @@ def _check_operand(
     index = everything.flip(1)[:, : max(pairs // 2, 1)].sort().values  # the last half
     kept = bilinear.take(product, side, operand, index)
     mask = torch.zeros(groups, pairs).scatter_(1, index, 1.0)
-    full = torch.zeros_like(operand, memory_format=torch.contiguous_format)
-    bilinear.put(product, side, full, kept, index, True)
+    place = tuple(operand.shape), operand.stride()
+    full = bilinear.spread(product, side, kept, (index, True), *place)
     same(full, bilinear.scale(product, side, operand, mask), "kept pairs put back")
-    twice = torch.cat([index, index], 1)
-    full = torch.zeros_like(operand, memory_format=torch.contiguous_format)
-    bilinear.put(product, side, full, bilinear.take(product, side, operand, twice), twice, False)
+    twice = index.repeat_interleave(2, 1)
+    kept = bilinear.take(product, side, operand, twice)
+    full = bilinear.spread(product, side, kept, (twice, False), *place)
     same(full, bilinear.scale(product, side, operand, 2 * mask), "pairs that occur twice put back")
 
 

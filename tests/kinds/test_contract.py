@@ -79,13 +79,12 @@ def _forgets_the_index(self: Any, product: Any, operand: Any, tensor: Any, index
     return original_take(self, product, operand, tensor, index.flip(1) if operand else index)
 
 
-def _overwrites(
-    self: Any, product: Any, operand: Any, full: Any, kept: Any, index: Any, unique: bool
-) -> None:
-    original_put(self, product, operand, full, kept, index, True)
+def _counts_once(self: Any, product: Any, operand: Any, kept: Any, selected: Any, *place: Any) -> Any:
+    full = original_spread(self, product, operand, kept, selected, *place)
+    return full if selected[1] else full / 2
 
 
-original_take, original_put = AxisBilinear.take, AxisBilinear.put
+original_take, original_spread = AxisBilinear.take, AxisBilinear.spread
 
 
 @pytest.mark.parametrize(
@@ -97,7 +96,7 @@ original_take, original_put = AxisBilinear.take, AxisBilinear.put
         ((MatrixProduct, "flops", lambda *_: 12), "FLOPs"),
         ((MatrixProduct, "center_dims", lambda *_: (0,)), "centre"),
         ((AxisBilinear, "take", _forgets_the_index), "taken"),
-        ((AxisBilinear, "put", _overwrites), "occur twice"),
+        ((AxisBilinear, "spread", _counts_once), "occur twice"),
         (_scaled("energy", AxisBilinear), "sum of the energies"),
         (_scaled("scale", AxisBilinear), "put back"),
         (_scaled("center_grad", AxisBilinear), "center_grad"),
