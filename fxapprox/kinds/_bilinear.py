@@ -60,7 +60,7 @@ class AxisBilinear(Bilinear):
     def sizes(
         self, product: ProductName, left: tuple[int, ...], right: tuple[int, ...]
     ) -> tuple[int, int, str]:
-        at = _contraction(self, product)
+        at = self._at(product)
         pairs = at.first if product == "forward" else at.second
         shape = right if product == "grad_input" else left
         length = shape[pairs.dim]
@@ -124,8 +124,11 @@ class AxisBilinear(Bilinear):
         return total / math.prod([left_shape[d] for d in self.center_dims(len(left_shape))])
 
     def _pairs(self, product: ProductName, operand: Operand) -> tuple[Pairs, int]:
-        at = _contraction(self, product)
+        at = self._at(product)
         return (at.second if operand else at.first), at.groups
+
+    def _at(self, product: ProductName) -> Contraction:
+        return self.contraction(product) if torch.compiler.is_compiling() else _contraction(self, product)
 
 
 @functools.lru_cache(maxsize=4096)

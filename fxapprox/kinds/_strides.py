@@ -60,7 +60,7 @@ def spread(
     else:
         full = kept.new_zeros(lengths)
         (full.index_copy_ if unique else full.index_add_)(at, index, kept)
-    return _back(full if len(lengths) == full.ndim else full.view(lengths), order)
+    return _back(full.view(lengths), order)
 
 
 def _permuted(tensor: Tensor, order: list[int]) -> Tensor:

@@ -7,9 +7,13 @@ that `u <= p` and "the first running sum that reaches u" cannot pick a pair of p
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
+
+from . import on_cpu
 
 # What a score of zero counts as, relative to the largest of its row: no draw ever reaches such a pair
 # beside positive ones, yet where positive scores run out the rest is shared evenly with no special case.
@@ -71,6 +75,8 @@ def inclusion(scores: Tensor, k: int) -> Tensor:
     (rest_m/(k − m) falls as long as the next pair exceeds it). The same minimum defines the set C of
     WTA-CRS, (1 − P_C)/(k − |C|): C is what is cut. With fewer than k positive scores these have p = 1
     and the zeros share what is left evenly."""
+    if _numpy_can(scores):
+        return torch.from_numpy(on_cpu.inclusion(scores.numpy(), k, FLOOR))
     shares = relative(scores)
     rest = ascending(shares).cumsum(-1)[:, -k:]  # m = k − 1 … 0; sums run from small to large
     level = (rest / torch.arange(1, k + 1, device=scores.device)).amin(-1, keepdim=True)
@@ -84,14 +90,40 @@ def systematic(p: Tensor, k: int, generator: torch.Generator) -> Tensor:
     points u, u + 1, …, u + k − 1. In fixed point, where running sums are exact: no interval is longer
     than 1, so no pair can be hit twice, which rounding would allow in floating point."""
     groups, n = p.shape
-    one = 1 << min(BITS, 61 - k.bit_length())
+    bits = min(BITS, 61 - k.bit_length())
+    one = 1 << bits
     order = permutations(groups, n, generator, p.device)
+    start = torch.rand((groups, 1), dtype=torch.float64, device=generator.device, generator=generator)
+    if _numpy_can(p):
+        return torch.from_numpy(on_cpu.systematic(p.numpy(), k, order.numpy(), start.numpy(), bits))
     ends = p.gather(-1, order).mul_(one).long().cumsum(-1)
     # rounding leaves the line a few units from k: u stays within what the last point has
-    room = ends[:, -1:] - (k - 1) * one
-    start = torch.rand((groups, 1), dtype=torch.float64, device=generator.device, generator=generator)
+    room = (ends[:, -1:] - (k - 1) * one).clamp_(max=one)
     points = (start.to(p.device) * room).long() + torch.arange(0, k * one, one, device=p.device)
     return ascending(order.gather(-1, torch.searchsorted(ends, points, right=True)))
+
+
+def independent(p: Tensor, k: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Every pair by itself, with probability p: places int64 `[groups, size]`, ascending, and factors, 1/p of
+    each pair that is in and 0 of those that only pad its row, distinct too, to `padded_size`."""
+    # u ≤ p as a ratio, so that one ordering puts what is included before what may pad
+    ratio = uniforms(tuple(p.shape), generator, p.device).div_(p)
+    most = int((ratio <= 1.0).sum(-1).amax())  # waits for the device: the size is data
+    size = padded_size(most, k, p.shape[-1])
+    if _numpy_can(p):
+        index, factors = on_cpu.included(ratio.numpy(), p.numpy(), most, size)
+        return torch.from_numpy(index), torch.from_numpy(factors)
+    places = ascending(ratio.topk(size, largest=False, sorted=False).indices)
+    return places, torch.where(ratio.gather(-1, places) <= 1.0, p.gather(-1, places).reciprocal_(), 0.0)
+
+
+def padded_size(count: int, k: int, n: int) -> int:
+    """k, or k plus the fewest whole steps that hold `count`, at most n.
+
+    A step is two standard deviations of the count, √(k(1 − k/n)) at most each, rounded up to a multiple
+    of 8: 32 for k = 500 of 1000, 8 for k = 8 of 16."""
+    step = 8 * math.ceil(2 * math.sqrt(k * (1 - k / n)) / 8)
+    return min(k + step * max(0, math.ceil((count - k) / step)), n)
 
 
 def with_replacement(

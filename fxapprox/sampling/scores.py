@@ -79,7 +79,7 @@ def _sound(scores: Tensor) -> bool:
     if top.numel() == 1:
         return 0 < top.item() < math.inf
     least, most = top.aminmax()
-    return 0 < least.item() and most.item() < math.inf
+    return least.item() > 0 and most.item() < math.inf
 
 
 def _rescaled(tensor: Tensor, mean: Tensor | None = None) -> tuple[Tensor, Tensor | None]:

@@ -64,6 +64,21 @@ def test_inclusion_is_water_filling(case: tuple[Tensor, int]) -> None:
     torch.testing.assert_close(p, expected, rtol=1e-9, atol=1e-12)
 
 
+@given(rows_and_k(), st.integers(0, 1000))
+@settings(max_examples=60, deadline=None)
+def test_draws_in_numpy_are_those_of_other_devices(case: tuple[Tensor, int], seed: int) -> None:
+    rows, k = case
+    with pytest.MonkeyPatch.context() as patch:
+        found = []
+        for numpy in (True, False):
+            patch.setattr(draws, "_numpy_can", lambda values, numpy=numpy: numpy)
+            p = draws.inclusion(rows, k)
+            kept = draws.systematic(found[0][0] if found else p, k, generator(seed))
+            found.append((p, kept, *draws.independent(found[0][0] if found else p, k, generator(seed))))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 def test_inclusion_leaves_the_scores_alone() -> None:
     scores = torch.rand(2, 9, dtype=torch.float64, generator=generator())
     before = scores.clone()

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fxapprox.policies import Policy, policies
-from fxapprox.policies.bernoulli import padded_size
-from fxapprox.sampling.draws import inclusion
+from fxapprox.sampling.draws import inclusion, padded_size
 from fxapprox.testing.policies import SeededStream
 
 Z = NormalDist().inv_cdf(1 - 1e-6)
