@@ -78,12 +78,19 @@ class Bilinear(ABC):
         """One operand (whole or cut) with every pair multiplied by its factor `[groups, pairs]`."""
 
     @abstractmethod
+    def put(
+        self, product: ProductName, operand: Operand, full: Tensor, kept: Tensor, index: Tensor, unique: bool
+    ) -> None:
+        """Write the kept pairs over their places in `full` (dense): the reverse of `take`. Pairs that occur
+        several times in `index` (`unique` False) are added up, and to what is there."""
+
+    @abstractmethod
     def spread(
         self, product: ProductName, operand: Operand, kept: Tensor, selected: tuple[Tensor, bool],
         shape: tuple[int, ...], strides: tuple[int, ...],
     ) -> Tensor:  # fmt: skip
         """The kept pairs at their places in a new, dense operand of `shape`, zeros elsewhere, in the memory
-        format of `strides`: the reverse of `take`. `selected` is their index `[groups, k]`, ascending, and
+        format of `strides`: `put` into zeros, in fewer passes. `selected` is their index `[groups, k]`, ascending, and
         whether it is unique: pairs that occur several times are added up."""
 
     @abstractmethod

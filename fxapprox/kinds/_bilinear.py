@@ -94,6 +94,19 @@ class AxisBilinear(Bilinear):
         scaled = (blocks * _grid(factors, pairs.block, dim, blocks.ndim)).to(tensor.dtype)
         return scaled.flatten(pairs.block, pairs.block + 1)
 
+    def put(
+        self, product: ProductName, operand: Operand, full: Tensor, kept: Tensor, index: Tensor, unique: bool
+    ) -> None:
+        pairs, groups = self._pairs(product, operand)
+        if groups == 1 or pairs.block is None:
+            at = positions(index, full.shape[pairs.dim] // groups)
+            (full.index_copy_ if unique else full.index_add_)(pairs.dim, at, kept)
+            return
+        blocks, dim = _blocks(full, pairs.dim, pairs.block, groups)
+        kept_blocks, _ = _blocks(kept, pairs.dim, pairs.block, groups)
+        places = _expanded(index, kept_blocks.shape, pairs.block, dim)
+        (blocks.scatter_ if unique else blocks.scatter_add_)(dim, places, kept_blocks)
+
     def spread(
         self, product: ProductName, operand: Operand, kept: Tensor, selected: tuple[Tensor, bool],
         shape: tuple[int, ...], strides: tuple[int, ...],
@@ -104,10 +117,7 @@ class AxisBilinear(Bilinear):
             at = positions(index, shape[pairs.dim] // groups)
             return _strides.spread(kept, pairs.dim, at, unique, shape, strides)
         full = _strides.zeros(shape, strides, kept)
-        blocks, dim = _blocks(full, pairs.dim, pairs.block, groups)
-        kept_blocks, _ = _blocks(kept, pairs.dim, pairs.block, groups)
-        places = _expanded(index, kept_blocks.shape, pairs.block, dim)
-        (blocks.scatter_ if unique else blocks.scatter_add_)(dim, places, kept_blocks)
+        self.put(product, operand, full, kept, index, unique)
         return full
 
     def center(self, left: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..kinds import Bilinear, Operand
-from ..kinds._bilinear import WIDE
+from ..kinds._strides import WIDE
 
 Rows = tuple[Tensor, Tensor]
 """The two operands of a weight gradient: of the output's gradient, and of the input."""
