@@ -90,8 +90,8 @@ class Bilinear(ABC):
         shape: tuple[int, ...], strides: tuple[int, ...],
     ) -> Tensor:  # fmt: skip
         """The kept pairs at their places in a new, dense operand of `shape`, zeros elsewhere, in the memory
-        format of `strides`: `put` into zeros, in fewer passes. `selected` is their index `[groups, k]`, ascending, and
-        whether it is unique: pairs that occur several times are added up."""
+        format of `strides`: `put` into zeros, in fewer passes. `selected` is their index `[groups, k]`,
+        ascending, and whether it is unique: pairs that occur several times are added up."""
 
     @abstractmethod
     def center(self, left: Tensor) -> Tensor:
