@@ -10,7 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class Multiplications(TorchDispatchMode):
-    """Adds up rows · columns · inner of every matrix product, and the numbers that bags add up."""
+    """Adds up rows · columns · inner of every matrix product, and the numbers that bags weigh and add up;
+    a bag without weights only puts rows in their places."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -21,7 +22,7 @@ class Multiplications(TorchDispatchMode):
         if name in ("mm", "bmm", "mv", "addmm"):
             left, right = args[-2:]
             self.total += left.numel() * (right.shape[-1] if right.dim() > 1 else 1)
-        elif name.startswith("_embedding_bag"):
+        elif name.startswith("_embedding_bag") and len(args) > 6 and args[6] is not None:
             self.total += args[1].numel() * args[0].shape[1]
         return func(*args, **(kwargs or {}))
 
