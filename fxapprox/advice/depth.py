@@ -20,9 +20,10 @@ def deep_forward(context: Context) -> Iterator[Found]:
     ratios = context.measure(context.forward)
     path, error = worst_path(context, ratios)
     if error > 1:
+        through = f"{len(path)} sites one after the other" if len(path) > 1 else "1 site"
         yield Found(
             path,
-            f"forward sampling through {len(path)} sites one after the other: predicted relative error "
+            f"forward sampling through {through}: predicted relative error "
             f"{predicted(path, ratios, error)} (Ebrahimi et al. 2023, Theorem 2; for linear activations)",
             'sample fewer of them (a rule on depth), a larger keep, or backward only: scope = "backward"',
         )

@@ -9,7 +9,7 @@ from ..choices import idle, unserved
 from ..plan import Decision, Plan
 from ..problems import raise_problems
 from ..sites import Site
-from ._lint import unmatched
+from ._lint import unable, unmatched
 from ._rule import Match, NoMatch, Rule, Rules
 
 _NAMED_REASONS = 2  # rules whose near miss is spelled out for a site that none matched
@@ -31,9 +31,10 @@ def decide(
 
     `measure` is what warnings that need numbers from the model itself call for them.
 
-    Raises RequestError that lists every rule that matches no site."""
+    Raises RequestError that lists every rule that matches no site, or names a kind that its policy cannot
+    serve anywhere."""
     if sites:
-        raise_problems(unmatched(rules, sites, model), "the rules")
+        raise_problems([*unmatched(rules, sites, model), *unable(rules, sites)], "the rules")
     decisions = tuple(decide_site(site, rules) for site in sites)
     silence = rules.silence if isinstance(rules, Rules) else ()
     return Plan(model, fingerprint, decisions, advise(decisions, rules, measure), silence)

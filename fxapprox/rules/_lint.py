@@ -1,4 +1,4 @@
-"""What is wrong with rules once the sites are known: rules that match nothing."""
+"""What is wrong with rules once the sites are known: those that match nothing, or ask for what cannot be."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import difflib
 from collections import Counter
 from collections.abc import Sequence
 
+from ..choices import unserved
 from ..problems import Problem
 from ..sites import Site
 from ._rule import Match, NoMatch, Rule
@@ -18,6 +19,30 @@ def unmatched(rules: Sequence[Rule], sites: Sequence[Site], model: str) -> list[
         for rule in rules
         if not any(isinstance(rule.match(site), Match) for site in sites)
     ]
+
+
+def unable(rules: Sequence[Rule], sites: Sequence[Site]) -> list[Problem]:
+    """A problem for every kind that a rule names, and whose sites its policy can serve nowhere.
+
+    Rules that name no kind take what they can: the reason then stands at each site left alone."""
+    problems = []
+    for rule in rules:
+        for kind in rule.kind or () if rule.choice is not None else ():
+            named = [
+                s for s in sites if s.kind == kind and s.refusal is None and isinstance(rule.match(s), Match)
+            ]
+            reasons = [unserved(site, rule.choice) for site in named if rule.choice is not None]
+            if reasons and all(reasons):
+                what = f'rule "{rule.name}"' if rule.name else "the rule"
+                problems.append(
+                    Problem(
+                        f"{what} can sample no {kind} site: {reasons[0]}",
+                        ("kind",),
+                        f"take {kind} out of its kinds, or choose another policy for it",
+                        rule.origin,
+                    )
+                )
+    return problems
 
 
 def _unmatched(rule: Rule, sites: Sequence[Site], model: str) -> Problem:

@@ -120,14 +120,15 @@ def test_a_product_that_no_step_computes_is_not_sampled():
 
 
 def test_a_policy_on_the_weight_needs_a_weight():
-    rule = Rule(name="w", kind=["matmul", "linear"], policy="topk-weights")
-    decisions = plan([site("mm", kind="matmul", weight=False), site("fc")], rule).by_id
+    sites = [site("mm", kind="matmul", weight=False), site("fc")]
+    rule = Rule(name="w", policy="topk-weights")
+    decisions = plan(sites, rule).by_id
     assert decisions["fc"].choice == rule.choice
     assert decisions["mm"].choice is None
-    assert (
-        "'topk-weights' scores pairs by the weight, and matmul here has no parameter"
-        in decisions["mm"].reason
-    )
+    told = "'topk-weights' scores pairs by the weight, and matmul here has no parameter"
+    assert told in decisions["mm"].reason
+    with pytest.raises(RequestError, match='rule "w" can sample no matmul site: policy ' + told):
+        plan(sites, Rule(name="w", kind=["matmul", "linear"], policy="topk-weights"))
 
 
 def test_no_sites_make_an_empty_plan():
@@ -199,3 +200,13 @@ def test_a_shadowed_rule_is_a_warning_that_names_what_shades_it():
 def test_a_rule_that_decides_one_site_is_not_shadowed():
     rules = [Rule(name="most", depth=":3", policy="pps"), Rule(name="rest", policy="topk")]
     assert not [w for w in plan(chain(4), *rules).warnings if w.name == "shadowed-rule"]
+
+
+def test_a_kind_that_the_policy_cannot_serve_is_an_error_where_a_rule_names_it():
+    sites = [*chain(2), site("conv", kind="conv2d", weight_shape=(4, 3, 1, 1))]
+    with pytest.raises(
+        RequestError, match=r"can sample no conv2d site: policy 'alsh' serves linear layers only"
+    ):
+        plan(sites, Rule(name="both", kind=["linear", "conv2d"], policy="alsh"))
+    taken = plan(sites, Rule(policy="alsh")).decisions
+    assert [d.choice is not None for d in taken] == [True, True, False]
