@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -60,7 +59,7 @@ class AxisBilinear(Bilinear):
     def sizes(
         self, product: ProductName, left: tuple[int, ...], right: tuple[int, ...]
     ) -> tuple[int, int, str]:
-        at = self._at(product)
+        at = self.contraction(product)
         pairs = at.first if product == "forward" else at.second
         shape = right if product == "grad_input" else left
         length = shape[pairs.dim]
@@ -89,7 +88,8 @@ class AxisBilinear(Bilinear):
         # half types are multiplied in the factors' float32: 1/p alone may be beyond float16
         factors = factors.to(tensor.dtype) if tensor.dtype in WIDE else factors
         if groups == 1 or pairs.block is None:
-            return (tensor * _along(factors.reshape(-1), pairs.dim, tensor.ndim)).to(tensor.dtype)
+            scaled = tensor * _along(factors, pairs.dim, tensor.ndim)
+            return scaled if scaled.dtype == tensor.dtype else scaled.to(tensor.dtype)
         blocks, dim = _blocks(tensor, pairs.dim, pairs.block, groups)
         scaled = (blocks * _grid(factors, pairs.block, dim, blocks.ndim)).to(tensor.dtype)
         return scaled.flatten(pairs.block, pairs.block + 1)
@@ -134,23 +134,14 @@ class AxisBilinear(Bilinear):
         return total / math.prod([left_shape[d] for d in self.center_dims(len(left_shape))])
 
     def _pairs(self, product: ProductName, operand: Operand) -> tuple[Pairs, int]:
-        at = self._at(product)
+        at = self.contraction(product)
         return (at.second if operand else at.first), at.groups
-
-    def _at(self, product: ProductName) -> Contraction:
-        return self.contraction(product) if torch.compiler.is_compiling() else _contraction(self, product)
-
-
-@functools.lru_cache(maxsize=4096)
-def _contraction(bilinear: AxisBilinear, product: ProductName) -> Contraction:
-    """`bilinear.contraction(product)`, which is asked for a dozen times in a step."""
-    return bilinear.contraction(product)
 
 
 def positions(index: Tensor, pairs: int) -> Tensor:
     """Positions `[groups·k]` along a dimension of groups·pairs from an index `[groups, k]`."""
     if index.shape[0] == 1:
-        return index[0]
+        return index.squeeze(0)
     start = torch.arange(index.shape[0], device=index.device).unsqueeze(1) * pairs
     return (index + start).reshape(-1)
 

@@ -18,6 +18,8 @@ ROWS = 2048
 
 def physical(strides: Sequence[int]) -> list[int]:
     """Dimensions from the outermost in memory to the innermost."""
+    if len(strides) == 2:
+        return [0, 1] if strides[0] >= strides[1] else [1, 0]
     return sorted(range(len(strides)), key=strides.__getitem__, reverse=True)
 
 

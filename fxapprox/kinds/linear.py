@@ -17,6 +17,12 @@ from ._arguments import arguments, leaf, unfit
 from ._base import Call, OneProduct, Operation, Refusal, kind
 from ._bilinear import AxisBilinear, Contraction, Pairs
 
+CONTRACTIONS: dict[ProductName, Contraction] = {
+    "forward": Contraction(Pairs(1), Pairs(1), "in features"),
+    "grad_input": Contraction(Pairs(1), Pairs(0), "out features"),
+    "grad_weight": Contraction(Pairs(0), Pairs(0), "batch"),
+}
+
 
 @dataclass(frozen=True)
 class Rows(AxisBilinear):
@@ -41,11 +47,7 @@ class Rows(AxisBilinear):
         return 2 * left[0] * math.prod(right)
 
     def contraction(self, product: ProductName) -> Contraction:
-        return {
-            "forward": Contraction(Pairs(1), Pairs(1), "in features"),
-            "grad_input": Contraction(Pairs(1), Pairs(0), "out features"),
-            "grad_weight": Contraction(Pairs(0), Pairs(0), "batch"),
-        }[product]
+        return CONTRACTIONS[product]
 
     def center_dims(self, left_ndim: int) -> tuple[int, ...]:
         return (0,)

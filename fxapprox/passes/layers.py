@@ -7,7 +7,6 @@ module without parameters. Both hold one plain attribute, `_fxapprox`, with all 
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -314,10 +313,13 @@ class Sampled(SiteModule):
             return super().forward(*args, **kwargs)
         # a parametrized weight is computed once however often the kind looks at it: spectral norm's
         # power iteration moves on at every look
-        once = parametrize.cached() if "parametrizations" in self._modules else contextlib.nullcontext()
-        with once:
-            call = Call(args, kwargs, module=self)
-            return self._fxapprox.run(call) if self.training else self._fxapprox.evaluate(call)
+        if "parametrizations" in self._modules:
+            with parametrize.cached():
+                return self._sampled(Call(args, kwargs, module=self))
+        return self._sampled(Call(args, kwargs, module=self))
+
+    def _sampled(self, call: Call) -> Any:
+        return self._fxapprox.run(call) if self.training else self._fxapprox.evaluate(call)
 
     def extra_repr(self) -> str:
         return ", ".join(filter(None, (super().extra_repr(), str(self._fxapprox))))

@@ -106,15 +106,16 @@ def systematic(p: Tensor, k: int, generator: torch.Generator) -> Tensor:
 def independent(p: Tensor, k: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Every pair by itself, with probability p: places int64 `[groups, size]`, ascending, and factors, 1/p of
     each pair that is in and 0 of those that only pad its row, distinct too, to `padded_size`."""
-    # u ≤ p as a ratio, so that one ordering puts what is included before what may pad
-    ratio = uniforms(tuple(p.shape), generator, p.device).div_(p)
-    most = int((ratio <= 1.0).sum(-1).amax())  # waits for the device: the size is data
-    size = padded_size(most, k, p.shape[-1])
+    inside = uniforms(tuple(p.shape), generator, p.device) <= p
+    n = p.shape[-1]
     if _numpy_can(p):
-        index, factors = on_cpu.included(ratio.numpy(), p.numpy(), most, size)
+        known = inside.numpy()
+        index, factors = on_cpu.independent(known, p.numpy(), padded_size(int(known.sum(-1).max()), k, n))
         return torch.from_numpy(index), torch.from_numpy(factors)
-    places = ascending(ratio.topk(size, largest=False, sorted=False).indices)
-    return places, torch.where(ratio.gather(-1, places) <= 1.0, p.gather(-1, places).reciprocal_(), 0.0)
+    size = padded_size(int(inside.sum(-1).amax()), k, n)  # waits for the device: the size is data
+    last = torch.where(inside, 0, torch.arange(1, n + 1, device=p.device))
+    places = ascending(last.topk(size, largest=False, sorted=False).indices)
+    return places, torch.where(inside.gather(-1, places), p.gather(-1, places).reciprocal_(), 0.0)
 
 
 def padded_size(count: int, k: int, n: int) -> int:

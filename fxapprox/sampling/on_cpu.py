@@ -8,15 +8,17 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Places = NDArray[np.int64]
+Inside = NDArray[np.bool_]
 
 
 def inclusion(scores: NDArray[np.floating], k: int, floor: float) -> Floats:
     """`draws.inclusion`."""
     shares = scores.astype(np.float64)
-    shares /= np.maximum(shares.max(-1, keepdims=True), np.finfo(np.float64).tiny)
+    if scores.dtype == np.float64:  # of float32 none comes near the floor as it is
+        shares /= np.maximum(shares.max(-1, keepdims=True), np.finfo(np.float64).tiny)
     np.maximum(shares, floor, out=shares)
     total = shares.sum(-1, keepdims=True)
-    if (total >= k).all():  # no share exceeds 1/k of its row, so none is cut
+    if (total >= k * shares.max(-1, keepdims=True)).all():  # no share exceeds 1/k of its row: none is cut
         return np.multiply(shares, k / total, out=shares)
     rest = np.sort(shares, axis=-1).cumsum(-1)[:, -k:]
     shares /= (rest / np.arange(1, k + 1)).min(-1, keepdims=True)
@@ -41,12 +43,16 @@ def systematic(p: Floats, k: int, order: Places, start: Floats, bits: int) -> Pl
     return np.flatnonzero(kept).reshape(groups, k) - first
 
 
-def included(ratio: Floats, p: Floats, most: int, size: int) -> tuple[Places, Floats]:
-    """The `size` pairs of the smallest ratio in each row, ascending, and 1/p where it is at most 1, else 0;
-    `most` is the largest number of such in a row."""
-    if len(ratio) == 1 and most == size:
-        index = np.flatnonzero(ratio <= 1.0)[None]
-        return index, 1 / p.take(index)
-    index = np.sort(ratio.argpartition(size - 1, axis=-1)[:, :size], axis=-1)
-    places = index + np.arange(0, ratio.size, ratio.shape[-1])[:, None]
-    return index, np.where(ratio.take(places) <= 1.0, 1 / p.take(places), 0.0)
+def independent(inside: Inside, p: Floats, size: int) -> tuple[Places, Floats]:
+    """`draws.independent`, given which pairs are in and how many places each row gets; uses up `inside`."""
+    if len(inside) == 1:
+        out = np.flatnonzero(~inside)[: size - np.count_nonzero(inside)]
+        inside[0, out] = True
+        index = np.flatnonzero(inside)
+        factors = 1 / p.take(index)
+        factors[np.searchsorted(index, out)] = 0.0
+        return index[None], factors[None]
+    last = np.where(inside, 0, np.arange(1, p.shape[-1] + 1))
+    index = np.sort(last.argpartition(size - 1, axis=-1)[:, :size], axis=-1)
+    places = index + np.arange(0, p.size, p.shape[-1])[:, None]
+    return index, np.where(inside.take(places), 1 / p.take(places), 0.0)

@@ -59,7 +59,7 @@ def applied(function: type[torch.autograd.Function], operation: Operation, job: 
         return function.apply(*(_cast(operand, dtype) for operand in operands), job)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True, eq=False)  # not frozen: it is made in every call, and that takes four times as long
 class _Job:
     """What one call does, less its tensors, which autograd must see. None: a gradient nobody wants."""
 
@@ -223,7 +223,7 @@ class _SampledProduct(torch.autograd.Function):
             return _gradients(ctx, grad, saved)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True, eq=False)
 class _Saved:
     """What forward left for backward, each where it is needed."""
 
