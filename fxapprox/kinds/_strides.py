@@ -39,7 +39,11 @@ def select(tensor: Tensor, dim: int, index: Tensor) -> Tensor:
     if torch.compiler.is_compiling() or tensor.is_contiguous():
         return tensor.index_select(dim, index)
     order = physical(tensor.stride())
-    return _back(_permuted(tensor, order).index_select(order.index(dim), index), order)
+    at, dense = order.index(dim), _permuted(tensor, order)
+    if at == tensor.ndim - 1 > 1:  # along the last dimension a matrix is gathered 15 times faster than a cube
+        rows = dense.reshape(-1, dense.shape[at]).index_select(1, index)
+        return _back(rows.view(*dense.shape[:at], -1), order)
+    return _back(dense.index_select(at, index), order)
 
 
 def spread(
@@ -48,8 +52,8 @@ def spread(
     """Dense zeros of `shape` with the slices of `kept` at the places `index` (ascending) along `dim`, in the
     memory format that `strides` belong to; slices with the same place are added up.
 
-    On a CPU every entry is written once: a place is a bag of the slices that go there, mostly one or
-    none (4 MB: 86 µs, where zeros and index_copy take 250 to 400)."""
+    On a CPU every entry is written once, where slices are more than single numbers: a place is a bag of the
+    slices that go there, mostly one or none (4 MB: 86 µs, where zeros and index_copy take 250 to 400)."""
     order = physical(strides)
     at, lengths = order.index(dim), [shape[d] for d in order]
     before, after = math.prod(lengths[:at]), math.prod(lengths[at + 1 :])
@@ -57,8 +61,9 @@ def spread(
     kept = _permuted(kept, order)
     if plain and after > 1:
         full = _bags(kept.reshape(-1, after), index, before, shape[dim])
-    elif plain and unique:
-        full = _columns(kept.reshape(before, -1), index, shape[dim])
+    elif plain:
+        full, columns = kept.new_zeros(before, shape[dim]), index.expand(before, -1)
+        full = (full.scatter_ if unique else full.scatter_add_)(1, columns, kept.reshape(before, -1))
     else:
         full = kept.new_zeros(lengths)
         (full.index_copy_ if unique else full.index_add_)(at, index, kept)
@@ -87,13 +92,6 @@ def _bags(rows: Tensor, index: Tensor, blocks: int, size: int) -> Tensor:
         first = torch.arange(0, rows.shape[0], index.numel(), device=index.device)
         starts = (first.unsqueeze(1) + starts).view(-1)
     return torch.embedding_bag(rows, torch.arange(rows.shape[0]), starts)[0]
-
-
-def _columns(kept: Tensor, index: Tensor, size: int) -> Tensor:
-    """Columns `[m, k]` spread out to `[m, size]`: a gather; what was dropped takes a column of zeros."""
-    k = index.numel()
-    source = torch.full((size,), k).scatter_(0, index, torch.arange(k))
-    return torch.cat([kept, kept.new_zeros(kept.shape[0], 1)], 1).index_select(1, source)
 
 
 def energy(tensor: Tensor, dim: int) -> Tensor:
