@@ -12,6 +12,7 @@ exact/limit, both medians over the rounds, and `reach` the share of the limit th
 
 from __future__ import annotations
 
+import ctypes
 import json
 import statistics
 import time
@@ -145,6 +146,16 @@ def parts(case: Case, layer: Any, x: Tensor, grad: Tensor, keep: float, scope: s
     return Rival(step, ())
 
 
+def keep_memory() -> None:
+    """Have glibc keep what is freed, as it does in a process that is warm: contenders of other sizes between
+    the steps make it give memory back, and the next step then pays for a thousand page faults."""
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt"):
+        trim, mmap = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+        for option in (trim, mmap):
+            library.mallopt(option, 1 << 30)
+
+
 def _cut(tensor: Tensor, dim: int, size: int) -> Tensor:
     """The first `size` along `dim`, dense, in the memory format that the tensor has."""
     return torch.empty_like(tensor.narrow(dim, 0, size)).copy_(tensor.narrow(dim, 0, size)).detach()
@@ -232,10 +243,13 @@ def main(
     scope: Annotated[list[str], typer.Option(help="Repeatable.")] = ["forward"],  # noqa: B006
     threads: Annotated[int, typer.Option(help="Threads of torch.")] = 2,
     seconds: Annotated[float, typer.Option(help="Time for one row.")] = 3.0,
+    system_allocator: Annotated[bool, typer.Option(help="Leave the C library's thresholds alone.")] = False,
     out: Annotated[Path | None, typer.Option("--json", help="Also write the results here.")] = None,
 ) -> None:
     """Time layers, exact and sampled, beside their limit."""
     torch.set_num_threads(threads)
+    if not system_allocator:
+        keep_memory()
     wanted = [case for case in CASES if not cases or any(case.name.startswith(name) for name in cases)]
     if not wanted:
         raise typer.BadParameter(f"no such case; there are {', '.join(case.name for case in CASES)}")

@@ -14,7 +14,7 @@ from ..choices import Choice, Sampled, Treatment
 from ..errors import RequestError
 from ..kinds import Bilinear, Operand, Operation
 from ..policies import Policy, Selection
-from ..sites import PRODUCTS, ProductName
+from ..sites import ProductName
 from .memory import Pace, RowMemory
 from .scores import pair_scores
 from .streams import Draw
@@ -123,36 +123,27 @@ def _job(
         return None
     shapes = tuple(left.shape), tuple(right.shape)
     grad = torch.is_grad_enabled()
-    wanted = {
-        "forward": True,
-        "grad_input": grad and left.requires_grad,
-        "grad_weight": grad and right.requires_grad,
-    }
-    treatments: dict[str, Treatment | None] = {}
-    for product in PRODUCTS:
+    waits = memory is not None and len(memory.slots) > 0
+
+    def treatment(product: ProductName) -> Treatment:
         how = choice.treatment(product)
-        if isinstance(how, Sampled):
-            _check_weight_scores(operation, product, how)
-            pairs = operation.bilinear.sizes(product, *shapes)[1]
-            waits = product == "grad_weight" and memory is not None and len(memory.slots) > 0
-            how = "exact" if how.k(pairs, draw.step) == pairs and not waits else how
-        elif how == "reuse" and treatments["forward"] == "exact":
-            how = "exact"
-        treatments[product] = how if wanted[product] else None
-    if all(how in ("exact", None) for how in treatments.values()):
+        if not isinstance(how, Sampled):
+            return how
+        _check_weight_scores(operation, product, how)
+        pairs = operation.bilinear.sizes(product, *shapes)[1]
+        everything = how.k(pairs, draw.step) == pairs and not (waits and product == "grad_weight")
+        return "exact" if everything else how
+
+    def gradient(product: ProductName, operand: Tensor) -> Treatment | None:
+        how = treatment(product)
+        how = "exact" if how == "reuse" and forward == "exact" else how
+        return how if grad and operand.requires_grad else None
+
+    forward = treatment("forward")
+    grad_input, grad_weight = gradient("grad_input", left), gradient("grad_weight", right)
+    if forward == "exact" and grad_input in ("exact", None) and grad_weight in ("exact", None):
         return None
-    forward = treatments["forward"]
-    assert forward is not None
-    return _Job(
-        operation.bilinear,
-        forward,
-        treatments["grad_input"],
-        treatments["grad_weight"],
-        *shapes,
-        draw,
-        memory,
-        pace,
-    )
+    return _Job(operation.bilinear, forward, grad_input, grad_weight, *shapes, draw, memory, pace)
 
 
 def _check_weight_scores(operation: Operation, product: ProductName, how: Sampled) -> None:
@@ -211,14 +202,22 @@ class _SampledProduct(torch.autograd.Function):
         return result
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
-        saved = _Saved(*ctx.saved_tensors)
-        device = grad.device.type
-        if not torch.is_autocast_enabled(device):
-            return _gradients(ctx, grad, saved)
-        with torch.autocast(device, enabled=False):
-            return _gradients(ctx, grad, saved)
+        # the wrapper is for create_graph=True, and takes a tenth of a small layer's time
+        return _refusing(ctx, grad) if torch.is_grad_enabled() else _backward(ctx, grad)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+    saved = _Saved(*ctx.saved_tensors)
+    device = grad.device.type
+    if not torch.is_autocast_enabled(device):
+        return _gradients(ctx, grad, saved)
+    with torch.autocast(device, enabled=False):
+        return _gradients(ctx, grad, saved)
+
+
+_refusing = once_differentiable(_backward)
+"""The gradients, of which no gradients can be taken."""
 
 
 @dataclass(slots=True, eq=False)
