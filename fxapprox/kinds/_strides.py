@@ -60,7 +60,7 @@ def spread(
     plain = kept.device.type == "cpu" and not torch.compiler.is_compiling() and kept.numel() > 0
     kept = _permuted(kept, order)
     if plain and after > 1:
-        full = _bags(kept.reshape(-1, after), index, before, shape[dim])
+        full = bags(kept.reshape(-1, after), index, before, shape[dim])
     elif plain:
         full, columns = kept.new_zeros(before, shape[dim]), index.expand(before, -1)
         full = (full.scatter_ if unique else full.scatter_add_)(1, columns, kept.reshape(before, -1))
@@ -84,7 +84,7 @@ def _back(tensor: Tensor, order: list[int]) -> Tensor:
     return tensor.permute(inverse(order))
 
 
-def _bags(rows: Tensor, index: Tensor, blocks: int, size: int) -> Tensor:
+def bags(rows: Tensor, index: Tensor, blocks: int, size: int) -> Tensor:
     """Rows `[blocks·k, m]` spread out to `[blocks·size, m]`, by `index` `[k]` within each block."""
     count = torch.bincount(index, minlength=size)
     starts = count.cumsum(0).sub_(count)

@@ -15,6 +15,7 @@ from ..errors import RequestError
 from ..kinds import Bilinear, Operand, Operation
 from ..policies import Policy, Selection
 from ..sites import ProductName
+from .matrices import matrix_product
 from .memory import Pace, RowMemory
 from .scores import pair_scores
 from .streams import Draw
@@ -38,6 +39,9 @@ def sampled_product(
     grad_weight is exact or draws for itself, only its kept part where it is reused; the right operand
     likewise for grad_input; with `center` the mean, and the right operand whole. (Gathering a layer's
     kept weights again would spare k/n of a weight, and costs a tenth of a small layer's backward pass.)"""
+    result = matrix_product(operation, choice, draw)
+    if result is not None:
+        return operation.finish(result) if operation.finish else result
     bilinear = operation.bilinear
     job = _job(operation, choice, draw, memory, pace)
     if job is None:
