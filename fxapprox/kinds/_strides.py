@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 WIDE = (torch.float32, torch.float64)
-ROWS = 2048
-"""Rows squared at a time: the squares stay in the cache, and no copy of the operand is ever allocated."""
+AT_ONCE = 1 << 19
+"""Numbers squared at a time: the squares stay in the cache, and no copy of the operand is ever allocated."""
 
 
 def physical(strides: Sequence[int]) -> list[int]:
@@ -108,7 +108,8 @@ def energy(tensor: Tensor, dim: int) -> Tensor:
         return rows.sum(outer).view(-1) if outer else rows
     if not outer:
         return wide.square()
-    if wide.numel() <= ROWS * wide.shape[dim]:
+    if wide.numel() <= AT_ONCE:
         return wide.square().sum(outer)
-    parts = [part.square().sum(0) for part in wide.permute(order).reshape(-1, wide.shape[dim]).split(ROWS)]
+    matrix = wide.permute(order).reshape(-1, wide.shape[dim])
+    parts = [part.square().sum(0) for part in matrix.split(max(AT_ONCE // wide.shape[dim], 1))]
     return torch.stack(parts).sum(0)

@@ -25,7 +25,7 @@ PLAIN = (Tensor, nn.Parameter)
 
 
 def matrix_product(operation: Operation, choice: Choice, draw: Draw) -> Tensor | None:
-    """What `sampled_product` computes, less the operation's `finish`; None where the call is not of this form.
+    """What `sampled_product` computes, less `finish`; None where the call is not of this form.
 
     That is: matrices of one wide type, pairs along the columns of the left one and along contiguous rows (or
     such columns, where they lie transposed) of the right one, scores that are finite and not all zero."""
