@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +17,10 @@ from .capture import capture
 from .capture._types import Capture, Inputs
 from .errors import NothingRewritten, RequestError
 from .plan import Decision, Plan, bind, fingerprint
+from .problems import Problem, raise_problems, typed
 from .record import ATTRIBUTE
 from .rules import Rule, decide, load_rules, rules_from, silenced
+from .verdict import Verdict
 
 if TYPE_CHECKING:
     from .report import Summary
@@ -47,6 +49,7 @@ def rewrite(
     scope: str | None = None,
     center: bool | None = None,
     memory: bool | Mapping[str, float] | None = None,
+    gate: bool | None = None,
     silence: str | Sequence[str] = (),
     leaf: Sequence[str] = (),
     front_end: str | None = None,
@@ -57,6 +60,8 @@ def rewrite(
     Say what is sampled with `rules` (a rules file, a list of Rule, or a Plan), or with the shorthand for
     one rule over every site: `policy`, `keep` (default 0.5), `min_k` (1), `scope` ("forward"), `center`
     (False), `memory` (False) and the policy's own `options`. `args` and `kwargs` are example inputs.
+    `gate` leaves a site exact where sampling is not faster on this machine, measured on inputs like the
+    examples; it is on unless the rules say otherwise, and off for a Plan, which has been decided already.
     `silence` names warnings that are not to be said (docs/advice.md lists them). `leaf` names modules that
     are not looked into, `front_end` forces "trace" or "modules".
 
@@ -68,7 +73,7 @@ def rewrite(
     }  # fmt: skip
     given = silenced(_rules(rules, keys), silence)
     captured = _captured(model, args, kwargs, leaf, front_end)
-    return rewritten(captured, planned(captured, given))
+    return rewritten(captured, planned(captured, given, gate=gate))
 
 
 def plan(
@@ -83,6 +88,7 @@ def plan(
     scope: str | None = None,
     center: bool | None = None,
     memory: bool | Mapping[str, float] | None = None,
+    gate: bool | None = None,
     silence: str | Sequence[str] = (),
     leaf: Sequence[str] = (),
     front_end: str | None = None,
@@ -94,7 +100,7 @@ def plan(
         **options,
     }  # fmt: skip
     given = silenced(_rules(rules, keys), silence)
-    return planned(_captured(model, args, kwargs, leaf, front_end), given)
+    return planned(_captured(model, args, kwargs, leaf, front_end), given, gate=gate)
 
 
 def summary(model_or_plan: nn.Module | Plan) -> Summary:
@@ -104,22 +110,40 @@ def summary(model_or_plan: nn.Module | Plan) -> Summary:
     return report.summary(model_or_plan)
 
 
-def planned(captured: Capture, rules: Sequence[Rule] | Plan, *, costly: bool = False) -> Plan:
+def planned(
+    captured: Capture,
+    rules: Sequence[Rule] | Plan,
+    *,
+    costly: bool = False,
+    gate: bool | None = None,
+    tick: Callable[[str, float], object] | None = None,
+) -> Plan:
     """The plan that rules make for a captured model; a Plan is fitted to the model's present sites.
 
-    Warnings may measure on the example inputs, `costly` also where that takes more than a second.
+    Warnings may measure on the example inputs, `costly` also where that takes more than a second. `gate`
+    is as for `rewrite`; `tick` hears what it measures, and the share of its time that is spent.
     Raises PlanMismatch for a plan of another model, RequestError for rules that match nothing."""
+    problems: list[Problem] = []
+    typed({"gate": gate}, "gate", (bool,), problems)
+    raise_problems(problems, "the request")
 
     def measure(decisions: Sequence[Decision]) -> Ratios:
         from .passes.ratios import ratios  # nothing is copied before somebody asks
 
         return ratios(captured, decisions, costly=costly)
 
+    def measured(decisions: Sequence[Decision]) -> Mapping[str, Verdict]:
+        from .measure.gate import verdicts
+
+        return verdicts(captured, decisions, tick=tick)
+
     if isinstance(rules, Plan):
-        return bind(rules, captured.sites, measure)
+        return bind(rules, captured.sites, measure, measured if gate else None)
     name = captured.origin
     print_of = fingerprint(captured.sites, name)
-    return decide(captured.sites, rules, model=name, fingerprint=print_of, measure=measure)
+    return decide(
+        captured.sites, rules, model=name, fingerprint=print_of, measure=measure, gate=measured, asked=gate
+    )
 
 
 def rewritten(captured: Capture, plan: Plan) -> nn.Module:
@@ -231,3 +255,5 @@ def _reasons(plan: Plan) -> Iterator[str]:
         yield f"{examples[reason]}{others}: {reason}"
     if len(counts) > _REASONS_SHOWN:
         yield f"and {len(counts) - _REASONS_SHOWN} more reasons"
+    if any(decision.gate is not None for decision in plan.decisions):
+        yield "to sample where it is not faster, too: --no-gate, in Python gate=False"

@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from .choices import Choice, unserved
+from .choices import Choice, Sampled, unserved
 from .errors import PlanMismatch
-from .sites import Site
+from .sites import PRODUCTS, Site
+from .verdict import Verdict
 
 if TYPE_CHECKING:
     from .advice import Measure
@@ -37,12 +38,38 @@ class PlanWarning:
 @dataclass(frozen=True)
 class Decision:
     """One site's part of the plan: `choice` is None where the site stays exact, and `reason` says why
-    (which rule claimed it, or what kept it exact), with both values."""
+    (which rule claimed it, or what kept it exact), with both values. `gate` is what the gate found."""
 
     site: Site
     choice: Choice | None
     rule: str | None
     reason: str
+    gate: Verdict | None = None
+
+    @property
+    def gateable(self) -> bool:
+        """Whether sampling may turn out slower: keep = 1 runs the exact call, asked for by name."""
+        treatments = (self.choice.treatment(name) for name in PRODUCTS) if self.choice else ()
+        return any(isinstance(how, Sampled) and not how.keeps_all for how in treatments)
+
+    def judged(self, verdict: Verdict | None) -> Decision:
+        """The decision after the gate: exact where sampling is not faster, with that as the reason."""
+        if verdict is None or verdict.passes:
+            return replace(self, gate=verdict)
+        return replace(self, choice=None, reason=str(verdict), gate=verdict)
+
+
+Gate = Callable[[Sequence[Decision]], Mapping[str, Verdict]]
+"""What measures sites that would be sampled; by id, those that it met."""
+
+
+def gated(decisions: Sequence[Decision], wanted: Collection[str], gate: Gate | None) -> tuple[Decision, ...]:
+    """The decisions after the gate has looked at the sites (ids) where it is `wanted`."""
+    asked = [one for one in decisions if one.site.id in wanted and one.gateable]
+    if gate is None or not asked:
+        return tuple(decisions)
+    found, ids = gate(asked), {one.site.id for one in asked}
+    return tuple(one.judged(found.get(one.site.id)) if one.site.id in ids else one for one in decisions)
 
 
 @dataclass(frozen=True)
@@ -111,9 +138,9 @@ def _identity(site: Site) -> tuple[str, str, tuple[int, ...] | None]:
     return site.id, site.kind, site.weight_shape if site.weight is not None else None
 
 
-def bind(plan: Plan, sites: Sequence[Site], measure: Measure | None = None) -> Plan:
+def bind(plan: Plan, sites: Sequence[Site], measure: Measure | None = None, gate: Gate | None = None) -> Plan:
     """The plan's choices for a model's present sites (other batch size, dtype or source lines), and the
-    warnings that they earn there.
+    warnings that they earn there. `gate` looks at them all anew; without it the plan's own word holds.
 
     Raises PlanMismatch that lists the difference where the model has other sites than the plan, or one
     of them cannot do what the plan asks of it."""
@@ -129,6 +156,7 @@ def bind(plan: Plan, sites: Sequence[Site], measure: Measure | None = None) -> P
         remedy = "\n  ".join([*shown, *([f"and {more} more"] if more > 0 else [])])
         raise PlanMismatch(f"the plan was made for another model ({plan.model})", remedy=remedy)
     decisions = tuple(replace(plan.by_id[site.id], site=site) for site in sites)
+    decisions = gated(decisions, {site.id for site in sites}, gate)
     return replace(plan, decisions=decisions, findings=advise(decisions, measure=measure))
 
 

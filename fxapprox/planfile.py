@@ -18,8 +18,11 @@ from .problems import Problem, raise_problems
 from .sites import PRODUCTS, Product, Site
 from .syntax import read_choice, spell_choice
 from .toml import key_lines, read_toml, toml_key, toml_value
+from .verdict import read_verdict
 
 FORMAT = 1
+_TOLD = ("rule", "reason", "gate", "facts")
+"""Keys of a site that choose nothing."""
 _FIRST_LINE = "# A plan of fxapprox"
 _HEADER = f"""{_FIRST_LINE}: what is done at every site of a model. Treatments are written as in a
 # rules file and may be edited; the facts are the model's, and a plan is refused for a model with others.
@@ -93,6 +96,8 @@ def plan_text(plan: Plan) -> str:
         if decision.rule is not None:
             keys["rule"] = decision.rule
         keys["reason"] = decision.reason
+        if decision.gate is not None:
+            keys["gate"] = decision.gate.spelled()
         blocks.append(f"[site.{name}]\n{_lines(keys)}")
         blocks.append(f"[site.{name}.facts]\n{_lines(_site_facts(decision.site))}")
     for warning in plan.findings:
@@ -170,11 +175,12 @@ def _decision(site_id: str, table: object) -> tuple[Decision | None, list[Proble
     """One site's decision, None where its facts are damaged, and everything that is wrong."""
     if not isinstance(table, dict):
         return None, [Problem(f"site {site_id!r} must be a table, not {table!r}")]
-    keys = {key: value for key, value in table.items() if key not in ("rule", "reason", "facts")}
-    choice, wrong = read_choice(keys, also=("rule", "reason", "facts"))
+    keys = {key: value for key, value in table.items() if key not in _TOLD}
+    choice, wrong = read_choice(keys, also=_TOLD)
     problems = [Problem(f"site {site_id!r}: {p.message}", p.key, p.remedy) for p in wrong]
     try:
         site = _site(site_id, table["facts"])
+        gate = read_verdict(table["gate"]) if "gate" in table else None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         # facts are written by the program, not by people: which of them is broken is all there is to say
         what = f"{type(error).__name__}: {error}"
@@ -182,7 +188,8 @@ def _decision(site_id: str, table: object) -> tuple[Decision | None, list[Proble
             Problem(f"the facts of site {site_id!r} are damaged ({what})", ("facts",), "make the plan again")
         )
         return None, problems
-    return Decision(site, choice, table.get("rule"), table.get("reason", "edited by hand")), problems
+    reason = table.get("reason", "edited by hand")
+    return Decision(site, choice, table.get("rule"), reason, gate), problems
 
 
 def _site(site_id: str, facts: Mapping[str, Any]) -> Site:

@@ -14,6 +14,7 @@ from fxapprox.policies import policies
 from fxapprox.rules import Rule, decide
 from fxapprox.sites import Product, Site
 from fxapprox.syntax import read_choice, spell_choice
+from fxapprox.verdict import Verdict
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 sizes = st.integers(0, 2**40)
@@ -63,8 +64,13 @@ def sites(draw, site_id):
 @st.composite
 def plans(draw):
     ids = draw(st.lists(text, max_size=3, unique=True))
+    numbers = st.floats(0.01, 100)
+    verdicts = st.builds(Verdict, st.sampled_from(["measured", "judged"]), sizes, numbers, numbers, text)
+    gates = st.none() | verdicts | st.builds(Verdict, st.just("unmeasured"), sizes, by=text)
     decisions = tuple(
-        Decision(draw(sites(site_id)), draw(st.none() | choices()), draw(st.none() | text), draw(text))
+        Decision(
+            draw(sites(site_id)), draw(st.none() | choices()), draw(st.none() | text), draw(text), draw(gates)
+        )
         for site_id in ids
     )
     warnings = st.builds(PlanWarning, text, text, st.lists(text, max_size=2).map(tuple), text)

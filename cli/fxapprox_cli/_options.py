@@ -80,6 +80,16 @@ PlanFile = Annotated[
     Path | None,
     typer.Option("--plan", metavar="FILE", help="A saved plan, for this model.", rich_help_panel=_WHAT),
 ]
+Gate = Annotated[
+    bool | None,
+    typer.Option(
+        "--gate/--no-gate",
+        help="Leave a site exact where sampling is not faster on this machine, which is measured. "
+        "Default: as the rules say, else yes.",
+        show_default=False,
+        rich_help_panel=_WHAT,
+    ),
+]
 Silence = Annotated[
     list[str],
     typer.Option(
@@ -136,7 +146,7 @@ Debug = Annotated[
 
 RULE_KEYS = ("policy", "keep", "scope", "min_k", "center", "memory")
 """Options that are keys of the one rule over every site."""
-CHOICE_OPTIONS = (*RULE_KEYS, "option", "rules", "plan")
+CHOICE_OPTIONS = (*RULE_KEYS, "option", "rules", "plan", "gate")
 """Options that say what is sampled."""
 
 
@@ -155,6 +165,7 @@ class Asked:
     option: PolicyOption = field(default_factory=list)
     rules: Rules = None
     plan: PlanFile = None
+    gate: Gate = None
     input: Input = field(default_factory=list)
     leaf: Leaf = field(default_factory=list)
     front_end: FrontEnd = None
@@ -183,15 +194,15 @@ class Asked:
         told: list[str] = [self.model]
         for one in fields(self):
             value = getattr(self, one.name)
-            if (
-                one.name == "model"
-                or one.name in left_out
-                or value in (None, False, [])
-                or value == one.default
-            ):
+            if one.name == "model" or one.name in left_out or value in (None, []) or value == one.default:
                 continue
             for each in value if isinstance(value, list) else [value]:
-                told += [_spelled(one.name)] if each is True else [_spelled(one.name), str(each)]
+                flag = isinstance(each, bool)
+                told += (
+                    [_spelled(one.name if each else f"no_{one.name}")]
+                    if flag
+                    else [_spelled(one.name), str(each)]
+                )
         return shlex.join(told)
 
 

@@ -80,7 +80,8 @@ def bench(
     """Measure a rewritten model against the exact one: training steps, each site, peak memory.
 
     MODEL with --policy, --rules or --plan is rewritten first. A file that fxapprox wrote needs none of
-    these, only --input: it is compared with the same model, every site exact.
+    these, only --input: it is compared with the same model, every site exact. Sites that the gate would
+    leave exact are measured, too, unless --gate is given.
 
     Exact and rewritten run in turn in one process, each in its best memory format. Beside each site
     stands its limit, the exact operation on the kept pairs alone.
@@ -126,7 +127,8 @@ def _pair(asked: o.Asked) -> Iterator[tuple[nn.Module | None, nn.Module, Inputs,
 
         with captured(asked) as found:
             with step("rewriting"):
-                fast = rewritten(found, planned(found, wanted))
+                # what is slower sampled is what one wants to see here: the gate only where it is asked for
+                fast = rewritten(found, planned(found, wanted, gate=asked.gate or False))
             yield found.model, fast, found.inputs, found.origin
         return
     with loaded(asked) as (given, inputs):

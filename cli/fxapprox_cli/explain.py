@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from typing import Annotated, TextIO
 
 import typer
 
 from . import _options as o
 from ._model import captured, decision_rules
-from ._running import command, show, show_json
+from ._running import command, progress, show, show_json
 
 Site = Annotated[
     str,
@@ -41,14 +42,15 @@ def explain(
     from fxapprox.report.listings import explanation_text
     from fxapprox.rules import explain as explained
 
-    with captured(asked) as found:
+    with captured(asked) as found, progress() as tick:
         if isinstance(wanted, Plan):
-            plan = planned(found, wanted, costly=True)
+            plan = planned(found, wanted, costly=True, gate=asked.gate, tick=tick)
             explanation, warnings = explained(plan, (), site), plan.warnings
         else:
             explanation, warnings = explained(found.sites, wanted, site), ()
             with contextlib.suppress(RequestError):  # rules that match nothing are explained, too
-                warnings = planned(found, wanted, costly=True).warnings
+                plan = planned(found, wanted, costly=True, gate=asked.gate, tick=tick)
+                explanation, warnings = replace(explanation, decision=plan.by_id[site]), plan.warnings
     told = explanation_facts(explanation, warnings)
     if json:
         show_json(out, told)

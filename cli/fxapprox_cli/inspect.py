@@ -9,7 +9,7 @@ import typer
 
 from . import _options as o
 from ._model import captured, decision_rules
-from ._running import command, show, show_json, step
+from ._running import command, progress, show, show_json, step
 
 Graph = Annotated[
     Path | None,
@@ -49,8 +49,12 @@ def inspect(
 
     if graph:
         check_target(graph, force=force)
-    with captured(asked) as found:
-        decided = undecided(found) if wanted is None else planned(found, wanted, costly=True)
+    with captured(asked) as found, progress() as tick:
+        decided = (
+            undecided(found)
+            if wanted is None
+            else planned(found, wanted, costly=True, gate=asked.gate, tick=tick)
+        )
     told = facts(decided, found, decided=wanted is not None)
     written = []
     if graph:

@@ -9,7 +9,7 @@ import typer
 
 from . import _options as o
 from ._model import captured, decision_rules
-from ._running import command, show, show_json, step
+from ._running import command, progress, show, show_json, step
 
 if TYPE_CHECKING:
     from torch import nn
@@ -71,7 +71,8 @@ def rewrite(
     from fxapprox.report import facts
 
     with captured(asked) as found:
-        decided = planned(found, wanted)
+        with progress() as tick:
+            decided = planned(found, wanted, gate=asked.gate, tick=tick)
         try:
             require_some(decided, found.origin)
         except NothingRewritten:

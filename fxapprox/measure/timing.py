@@ -8,7 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -28,10 +28,13 @@ WARM_UP = 2
 
 @dataclass(frozen=True)
 class Budget:
-    """How long to measure: `repeat` repetitions exactly, or `LEAST` to `MOST` as `seconds` allow."""
+    """How long to measure: `repeat` repetitions exactly, or `least` to `MOST` as `seconds` allow; after
+    `warm_up` rounds that are not counted."""
 
     seconds: float = 1.0
     repeat: int | None = None
+    least: int = LEAST
+    warm_up: int = WARM_UP
 
     def check(self) -> None:
         """Raise RequestError for a budget that is none."""
@@ -42,13 +45,13 @@ class Budget:
 
     def share(self, part: float) -> Budget:
         """That part of the seconds; the same repetitions."""
-        return Budget(self.seconds * part, self.repeat)
+        return replace(self, seconds=self.seconds * part)
 
     def spent(self, rounds: int, seconds: float) -> float:
         """The share of the budget that these rounds in these seconds have used up; 1 where it is spent."""
         if self.repeat is not None:
             return min(rounds / self.repeat, 1.0)
-        return min(max(min(seconds / self.seconds, rounds / LEAST), rounds / MOST), 1.0)
+        return min(max(min(seconds / self.seconds, rounds / self.least), rounds / MOST), 1.0)
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ def in_turn(
     arm runs."""
     samples: dict[K, list[float]] = {name: [] for name in arms}
     order = list(arms)
-    for _ in range(WARM_UP):
+    for _ in range(budget.warm_up):
         for arm in arms.values():
             arm()
             if tick is not None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, get_args
 
 import torch
 
@@ -18,6 +19,7 @@ from ..policies import policies
 from ..rules import Explanation, Match
 from ..schedules import Schedule
 from ..sites import PRODUCTS, ProductName, Site
+from ..verdict import How, Verdict
 
 FORMAT = 1
 UNIT = "FLOPs, 2 per multiply-add, forward + backward"
@@ -67,10 +69,33 @@ def facts(
         "seconds": dict(captured.seconds) if captured else None,
         "averaged_over": max(map(_steps, plan.rewritten), default=0) or None,
         "totals": _totals(sites, captured.total_flops if captured else None),
+        "gate": _gate_totals(plan),
         "sites": sites,
         "notes": [dataclasses.asdict(note) for note in captured.notes] if captured else [],
         "warnings": [_warning_facts(warning) for warning in said],
         "silenced": [_warning_facts(warning) for warning in plan.silenced],
+    }
+
+
+def _gate(verdict: Verdict | None) -> dict[str, Any] | None:
+    return (
+        dataclasses.asdict(verdict) | {"passes": verdict.passes, "words": str(verdict)} if verdict else None
+    )
+
+
+def _gate_totals(plan: Plan) -> dict[str, Any] | None:
+    """How many sites the gate looked at, how it knows, and how many it left exact; None where it did not."""
+    found = [decision.gate for decision in plan.decisions if decision.gate]
+    if not found:
+        return None
+    counts = Counter(verdict.how for verdict in found)
+    unmeasured = sorted({verdict.by for verdict in found if verdict.how == "unmeasured"})
+    return {
+        "sites": len(found),
+        "left_exact": sum(not verdict.passes for verdict in found),
+        **{how: counts[how] for how in get_args(How)},
+        "why_unmeasured": unmeasured,
+        "threads": found[0].threads,
     }
 
 
@@ -110,6 +135,7 @@ def site_facts(decision: Decision) -> dict[str, Any]:
         "scope": choice.scope if choice else None,
         "rule": decision.rule,
         "reason": decision.reason,
+        "gate": _gate(decision.gate),
         "products": products,
         "flops": site.flops,
         "flops_after": sum(product["flops_after"] for product in products.values()),

@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 _NUMBER = re.compile(r"\d+")
+_AMOUNT = re.compile(r"\d+(?:\.\d+)?")
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,13 @@ def pattern(text: str) -> str:
 
 def merged(texts: Sequence[str]) -> str:
     """One text for texts of one pattern, with ranges where their numbers differ: "depth 3…9"."""
-    columns = zip(*(_NUMBER.findall(text) for text in texts), strict=True)
+    columns = zip(*(_AMOUNT.findall(text) for text in texts), strict=True)
     spans = iter(column[0] if len(set(column)) == 1 else _span(column) for column in columns)
-    return _NUMBER.sub(lambda _: next(spans), texts[0])
+    return _AMOUNT.sub(lambda _: next(spans), texts[0])
 
 
 def _span(numbers: Sequence[str]) -> str:
-    ordered = sorted(map(int, numbers))
+    ordered = sorted(numbers, key=float)
     return f"{ordered[0]}…{ordered[-1]}"
 
 

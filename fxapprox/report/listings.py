@@ -37,7 +37,11 @@ def _decision(told: Facts) -> Text:
     how = treatment(told).replace("\n", ", ") if told["rewritten"] else "stays exact"
     text.append(f": {how}", style="not bold")
     said = any(rule["reason"] and told["reason"].endswith(rule["reason"]) for rule in told["rules"])
-    return text if said else text.append(f"\n{told['reason']}", style="not bold")
+    if not said:
+        text.append(f"\n{told['reason']}", style="not bold")
+    if told["rewritten"] and told["gate"]:
+        text.append(f"\n{told['gate']['words']}", style="not bold")
+    return text
 
 
 def _site(told: Facts) -> Text:

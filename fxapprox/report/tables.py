@@ -42,7 +42,7 @@ def summary_table(
         parts.append(_left(_rows(left, every), width, titled=bool(chosen)))
     elif left:
         parts.append(_found(_rows(left, every), width, told["totals"]))
-    parts += [totals(told), *_notes(told), *_warnings(told)]
+    parts += [totals(told), *_gate(told), *_notes(told), *_warnings(told)]
     if written:
         parts.append(Text(f"\nwrote {', '.join(map(str, written))}"))
     if next_step:
@@ -272,6 +272,19 @@ def totals(told: Facts) -> Text:
             f" (at most {size(before - after)} less activation memory)"
         )
     return Text("\n".join(lines))
+
+
+def _gate(told: Facts) -> Iterator[Text]:
+    """What the gate did, how it knows, and what it does not know."""
+    gate = told["gate"]
+    if not gate:
+        return
+    how = [f"{gate[key]} {key}" for key in ("measured", "judged", "unmeasured") if gate[key]]
+    said = f"{gate['left_exact']} of {_count(gate['sites'], 'site')} left exact, not faster sampled here"
+    said += f" ({', '.join(how)}; {_count(gate['threads'], 'thread')}; --no-gate samples all)"
+    yield Text("gate: ", style="cyan").append(said, style="default")
+    for reason in gate["why_unmeasured"]:
+        yield Text(f"  not measured, and sampled as asked: {reason}", style="dim")
 
 
 def _saved(before: int, after: int) -> str:

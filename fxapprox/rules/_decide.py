@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from ..advice import Measure, advise
 from ..choices import idle, unserved
-from ..plan import Decision, Plan
+from ..plan import Decision, Gate, Plan, gated
 from ..problems import raise_problems
 from ..sites import Site
+from ._gate import wants_gate
 from ._lint import unable, unmatched
 from ._rule import Match, NoMatch, Rule, Rules
 
@@ -22,12 +23,15 @@ def decide(
     model: str,
     fingerprint: str,
     measure: Measure | None = None,
+    gate: Gate | None = None,
+    asked: bool | None = None,
 ) -> Plan:
     """The plan that the rules make for these sites.
 
     A site is left alone, with the reason, where it can never be sampled, where no rule matches, where
     the rule says "exact", where the policy cannot serve it or keeps all of its pairs, and where its
-    kind is opt-in and the rule does not name the kind.
+    kind is opt-in and the rule does not name the kind. Then `gate` measures those that would be sampled,
+    where the call (`asked`), the rule or the head of the rules wants it, and leaves the slow ones alone.
 
     `measure` is what warnings that need numbers from the model itself call for them.
 
@@ -35,22 +39,31 @@ def decide(
     serve anywhere."""
     if sites:
         raise_problems([*unmatched(rules, sites, model), *unable(rules, sites)], "the rules")
-    decisions = tuple(decide_site(site, rules) for site in sites)
-    silence = rules.silence if isinstance(rules, Rules) else ()
-    return Plan(model, fingerprint, decisions, advise(decisions, rules, measure), silence)
+    head = rules if isinstance(rules, Rules) else Rules.of(rules)
+    made = [_decided(site, rules) for site in sites]
+    wanted = [
+        decision.site.id for decision, rule in made if rule is not None and wants_gate(rule, head.gate, asked)
+    ]
+    decisions = gated([decision for decision, _ in made], wanted, gate)
+    return Plan(model, fingerprint, decisions, advise(decisions, rules, measure), head.silence)
 
 
 def decide_site(site: Site, rules: Sequence[Rule]) -> Decision:
-    """One site's decision."""
+    """One site's decision, before the gate."""
+    return _decided(site, rules)[0]
+
+
+def _decided(site: Site, rules: Sequence[Rule]) -> tuple[Decision, Rule | None]:
+    """One site's decision, and the rule that claimed it."""
     if site.refusal is not None:
-        return Decision(site, None, None, site.refusal)
+        return Decision(site, None, None, site.refusal), None
     misses = []
     for rule in rules:
         outcome = outcome_of(rule, site)
         if isinstance(outcome, Match):
-            return _claimed(site, rule, outcome)
+            return _claimed(site, rule, outcome), rule
         misses.append(outcome)
-    return Decision(site, None, None, _no_rule(misses))
+    return Decision(site, None, None, _no_rule(misses)), None
 
 
 def outcome_of(rule: Rule, site: Site) -> Match | NoMatch:

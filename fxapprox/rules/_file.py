@@ -9,17 +9,17 @@ from typing import Any
 
 from ..advice import read_silence
 from ..errors import one_of
-from ..problems import Problem, raise_problems
+from ..problems import Problem, raise_problems, typed
 from ..syntax import CHOICE_KEYS
 from ..toml import key_lines, read_toml
 from ._rule import CONDITION_KEYS, Rule, Rules, read_rule
 
 VERSION = 1
-HEAD_KEYS = ("version", "silence", "rule")
+HEAD_KEYS = ("version", "silence", "gate", "rule")
 
 
 def load_rules(path: str | os.PathLike[str]) -> Rules:
-    """The rules of a file, in its order, and the names of the warnings that it silences.
+    """The rules of a file, in its order, the warnings that it silences, and whether it asks for the gate.
 
     Raises RequestError with every problem of the file, each with its line: not there or not readable,
     not TOML, a wrong version, no rules, unknown or ill-typed keys and values."""
@@ -27,6 +27,7 @@ def load_rules(path: str | os.PathLike[str]) -> Rules:
     text, document = read_toml(path, "rules file")
     silence, wrong = read_silence(document.get("silence", []))
     problems = [*_check_head(document, path.name, text), *wrong]
+    gate = typed(document, "gate", (bool,), problems)
     tables = document.get("rule", [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         problems.append(Problem("rule must be a list of tables", ("rule",), "head each with [[rule]]"))
@@ -44,7 +45,7 @@ def load_rules(path: str | os.PathLike[str]) -> Rules:
         if not wrong:
             rules.append(Rule.of(values, origin))
     raise_problems(sorted(problems, key=_line), str(path))
-    return Rules.of(rules, silence)
+    return Rules.of(rules, silence, gate)
 
 
 def _line(problem: Problem) -> int:

@@ -51,7 +51,8 @@ class Rule:
 
     The choice: `policy` ("exact" leaves a site alone), `keep`, `min_k`, `scope`, `center`, `memory` and the
     policy's own options; or, a product at a time, `forward`, `grad_input`, `grad_weight`, each "exact",
-    "reuse" or a dict of those keys. docs/rules.md has every key.
+    "reuse" or a dict of those keys. `gate` leaves sites exact where sampling is not faster here (None: as
+    the call says). docs/rules.md has every key.
 
     Raises RequestError that lists everything that is wrong."""
 
@@ -61,6 +62,7 @@ class Rule:
     depth: Levels | None
     min_channels: int | None
     choice: Choice | None  # None: the rule leaves its sites exact
+    gate: bool | None  # None: as the whole request says
     origin: str | None = field(compare=False)  # "rules.toml:14", where the rule was written
 
     def __init__(
@@ -80,6 +82,7 @@ class Rule:
         forward: str | Mapping[str, object] | None = None,
         grad_input: str | Mapping[str, object] | None = None,
         grad_weight: str | Mapping[str, object] | None = None,
+        gate: bool | None = None,
         **options: object,
     ) -> None:
         frame = sys._getframe(1)  # the line that wrote the rule, for messages and tables
@@ -87,7 +90,7 @@ class Rule:
         keys = {
             "name": name, "kind": kind, "path": path, "depth": depth, "min_channels": min_channels,
             "policy": policy, "keep": keep, "min_k": min_k, "scope": scope, "center": center,
-            "memory": memory,
+            "memory": memory, "gate": gate,
             "forward": forward, "grad_input": grad_input, "grad_weight": grad_weight, **options,
         }  # fmt: skip
         values, problems = read_rule(keys)
@@ -133,14 +136,16 @@ class Rule:
 
 
 class Rules(tuple[Rule, ...]):
-    """Rules in their order, and `silence`: names of warnings that their user does not want to hear."""
+    """Rules in their order, and what their file says above them: `silence`, names of warnings that their
+    user does not want to hear, and `gate`, for rules that do not say it themselves."""
 
     silence: tuple[str, ...] = ()
+    gate: bool | None = None
 
     @classmethod
-    def of(cls, rules: Iterable[Rule], silence: Iterable[str] = ()) -> Rules:
+    def of(cls, rules: Iterable[Rule], silence: Iterable[str] = (), gate: bool | None = None) -> Rules:
         made = cls(rules)
-        made.silence = tuple(dict.fromkeys(silence))
+        made.silence, made.gate = tuple(dict.fromkeys(silence)), gate
         return made
 
 
@@ -191,17 +196,19 @@ def read_rule(keys: Mapping[str, object]) -> tuple[dict[str, Any], list[Problem]
     """The fields of a rule from its keys, and everything that is wrong with them."""
     problems: list[Problem] = []
     conditions = {key: keys[key] for key in CONDITION_KEYS if keys.get(key) is not None}
-    rest = {key: value for key, value in keys.items() if key not in CONDITION_KEYS and value is not None}
+    own = (*CONDITION_KEYS, "gate")
+    rest = {key: value for key, value in keys.items() if key not in own and value is not None}
     values = {
         "name": typed(conditions, "name", (str,), problems) or None,
         "kind": _read_kinds(conditions.get("kind"), problems),
         "path": _read_path(typed(conditions, "path", (str,), problems), problems),
         "depth": _read_depth(typed(conditions, "depth", (int, str), problems), problems),
         "min_channels": typed(conditions, "min_channels", (int,), problems),
+        "gate": typed(keys, "gate", (bool,), problems),
     }
     if values["min_channels"] is not None and values["min_channels"] < 1:
         problems.append(Problem(f"min_channels = {values['min_channels']} is less than 1", ("min_channels",)))
-    values["choice"], wrong = read_choice(rest, also=CONDITION_KEYS)
+    values["choice"], wrong = read_choice(rest, also=own)
     return values, problems + wrong
 
 

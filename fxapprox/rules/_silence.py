@@ -18,5 +18,5 @@ def silenced(rules: Sequence[Rule] | Plan, names: str | Sequence[str]) -> Rules 
     raise_problems(problems, "silence")
     if isinstance(rules, Plan):
         return replace(rules, silence=tuple(dict.fromkeys([*rules.silence, *read])))
-    standing = rules.silence if isinstance(rules, Rules) else ()
-    return Rules.of(rules, [*standing, *read])
+    head = rules if isinstance(rules, Rules) else Rules.of(rules)
+    return Rules.of(rules, [*head.silence, *read], head.gate)

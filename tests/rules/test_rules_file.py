@@ -100,7 +100,7 @@ def test_one_problem_is_one_message(write):
         ('version = 1\n[[rules]]\npolicy = "topk"\n[[rule]]\npolicy = "topk"\n', "did you mean 'rule'?"),
         ("version = 1\n[[rule]]\n", "names no policy (rules.toml:2)"),
         ('version = 1\n[[rule]]\npolicy = "topk\n', "is not TOML"),
-        ('version = 1\n[[rule]]\npolicy = "uniform"\ngate = true\n', "unknown key 'gate' (rules.toml:4)"),
+        ('version = 1\n[[rule]]\npolicy = "uniform"\ngates = true\n', "unknown key 'gates' (rules.toml:4)"),
     ],
 )
 def test_files_that_are_no_rules(write, text, message):
