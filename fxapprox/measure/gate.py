@@ -15,6 +15,7 @@ from ..capture._types import Capture
 from ..capture.nests import tensors
 from ..capture.trials import copied
 from ..choices import Choice, Sampled
+from ..passes.layout import lay_out
 from ..passes.substitute import carried_out
 from ..plan import Decision, Plan
 from ..schedules import Schedule
@@ -84,6 +85,7 @@ def _calls(captured: Capture, decisions: Sequence[Decision]) -> tuple[SampledCal
     with torch.inference_mode(False):
         averages = tuple(replace(one, choice=_at_average(one.choice)) for one in decisions)
         model, _ = carried_out(captured, Plan(captured.origin, "", averages))
+        lay_out(model)
         model.train()
         return sampled_calls(model, copied(inputs))
 

@@ -81,7 +81,8 @@ def time_call(
         sides: dict[tuple[str, Form], Arm] = {}
         for form in _forms(call) if forms else _forms(call)[:1]:
             made = _Made.of(call, form)
-            sides["exact", form] = _arm(call, made, partial(made.sites.kind.exact, made.call))
+            plain = made.plain(call, form)
+            sides["exact", form] = _arm(call, plain, partial(plain.sites.kind.exact, plain.call))
             sides["ours", form] = _arm(
                 call, made, partial(made.module.forward, *made.call.args, **made.call.kwargs)
             )
@@ -129,12 +130,33 @@ class _Made:
             return _in_form(tensor, form=form) if convert else tensor
 
         args, kwargs = rebuilt((call.args, dict(call.kwargs)), remade)
+        return cls._with(module, args, kwargs, call.modes.grad)
+
+    @classmethod
+    def _with(cls, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], grad: bool) -> _Made:
         site: Any = module
         function = site.function if isinstance(module, FunctionSite) else None
         made = Call(args, kwargs, None if function else module, function)
         everything = [*tensors((args, kwargs)), *layer_tensors(module)]
-        wanted = tuple({id(t): t for t in everything if t.requires_grad}.values()) if call.modes.grad else ()
+        wanted = tuple({id(t): t for t in everything if t.requires_grad}.values()) if grad else ()
         return cls(module, site._fxapprox, made, wanted)
+
+    def plain(self, call: SampledCall, form: Form) -> _Made:
+        """The same call of a layer whose weights lie as an exact layer's do, not as gathering wants them."""
+        if isinstance(self.module, FunctionSite) or all(map(_usual, self.module.parameters())):
+            return self
+        module = deep_copy(self.module)
+        for parameter in module.parameters():
+            if not _usual(parameter):
+                changed = _in_form(parameter, form=form)
+                parameter.data = changed.data if _usual(changed) else changed.data.contiguous()
+        return _Made._with(module, self.call.args, dict(self.call.kwargs), call.modes.grad)
+
+
+def _usual(tensor: Tensor) -> bool:
+    """Whether a tensor lies in one of torch's memory formats."""
+    last = tensor.dim() in LAST and tensor.is_contiguous(memory_format=LAST[tensor.dim()])
+    return last or tensor.is_contiguous()
 
 
 def _layer(module: nn.Module, form: Form | None) -> nn.Module:

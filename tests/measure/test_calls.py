@@ -255,3 +255,26 @@ def test_the_limit_keeps_the_memory_format() -> None:
     limit(Operation(watched, left, right), Choice.of_scope("forward", Sampled(TOPK, 0.5)))()
     assert all(t.is_contiguous(memory_format=torch.channels_last) for t in seen)
     assert {t.shape[1] for t in seen} == {8}
+
+
+def test_the_exact_side_has_the_weights_of_an_exact_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A weight that was laid out for gathering is slower to multiply by whole."""
+    fast, inputs = twice()
+    call = sampled_calls(fast, inputs)[0]
+    seen: dict[str, tuple[int, ...]] = {}
+    exact, sampling = type(call.module._fxapprox.kind).exact, type(call.module).forward  # type: ignore[union-attr, arg-type]
+
+    def noted(self: Any, one: Any) -> Any:
+        seen.setdefault("exact", one.module.weight.stride())
+        return exact(self, one)
+
+    def ours(self: Any, x: Tensor) -> Any:
+        seen.setdefault("ours", self.weight.stride())
+        return sampling(self, x)
+
+    monkeypatch.setattr(type(call.module._fxapprox.kind), "exact", noted)  # type: ignore[union-attr, arg-type]
+    monkeypatch.setattr(type(call.module), "forward", ours)
+    time_call(call, ONCE, forms=False, limit=False)
+    usual = nn.Conv2d(8, 8, 3).weight.stride()
+    assert seen["exact"] == usual
+    assert seen["ours"] == call.module.weight.stride() != usual  # type: ignore[union-attr]
