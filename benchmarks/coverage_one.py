@@ -199,7 +199,7 @@ def stages(name: str, row: dict[str, Any]) -> Iterator[str]:
     from fxapprox.record import record_of
 
     started = time.perf_counter()
-    fast = fxapprox.rewrite(model, args, kwargs, policy="topk", keep=0.5)
+    fast = fxapprox.rewrite(model, args, kwargs, policy="topk", keep=0.5, gate=False)
     record = record_of(fast)
     sites = [decision.site for decision in record.plan.decisions]
     able = [site for site in sites if site.refusal is None]

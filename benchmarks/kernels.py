@@ -98,7 +98,7 @@ def rivals(case: Case, keep: float, policy: str, scope: str) -> dict[str, Rival]
     x = torch.randn(case.shape)
     if case.last:
         layer, x = layer.to(memory_format=LAST), x.to(memory_format=LAST)
-    ours = fxapprox.rewrite(nn.Sequential(layer), (x[:2],), policy=policy, keep=keep, scope=scope)
+    ours = fxapprox.rewrite(nn.Sequential(layer), (x[:2],), policy=policy, keep=keep, scope=scope, gate=False)
     grad = torch.randn_like(layer(x))
     return {
         "exact": layer_step(layer, x, grad),

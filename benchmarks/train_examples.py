@@ -83,7 +83,17 @@ def emitted(model: str, treatment: str, scratch: Path) -> nn.Module:
     """The model that the command line writes, imported."""
     rules, out = scratch / "rules.toml", scratch / "sampled.py"
     rules.write_text(RULES.format(treatment=treatment))
-    command = ["fxapprox", "rewrite", model, "--rules", str(rules), "--output", str(out), "--force"]
+    command = [
+        "fxapprox",
+        "rewrite",
+        model,
+        "--rules",
+        str(rules),
+        "--output",
+        str(out),
+        "--force",
+        "--no-gate",
+    ]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     built: nn.Module = import_file(out).build_model()
     return built

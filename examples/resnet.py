@@ -42,4 +42,4 @@ class ResNet(nn.Module):
 
 
 def example_inputs() -> tuple[Tensor]:
-    return (torch.randn(8, 3, 32, 32),)
+    return (torch.randn(32, 3, 32, 32),)
