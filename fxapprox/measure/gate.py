@@ -32,6 +32,9 @@ EACH = Budget(seconds=0.1, least=3, warm_up=1)
 """For one of them."""
 ROUNDS = EACH.least + EACH.warm_up + 1
 """Rounds that a measurement takes at least: one more makes the operands."""
+RESERVE = 0.4
+"""Of SECONDS, for calls that take less than QUICK to measure: small ones are cheap to ask and lose most."""
+QUICK = 0.02
 LIMIT = 5.0
 """After this a measurement that takes longer than foreseen is broken off."""
 PRIOR = 2e-10
@@ -139,11 +142,16 @@ class _Found:
         began = time.perf_counter()
         while left:
             spent = time.perf_counter() - began
-            following = next((one for one in left if self._cost(one) < SECONDS - spent), None)
+            following = next((one for one in left if self._fits(one, SECONDS - spent)), None)
             if following is None:
                 break
             left.remove(following)
             self._measure(following, (SECONDS - spent) / (len(left) + 1), _watch(began, tick))
+
+    def _fits(self, call: SampledCall, seconds: float) -> bool:
+        """Whether there is time to measure the call in the seconds that are left of all."""
+        cost = self._cost(call)
+        return cost < (seconds if cost < QUICK else seconds - RESERVE)
 
     def _cost(self, call: SampledCall) -> float:
         """Seconds that measuring it takes at least, at the speed of the largest call that is known."""

@@ -254,6 +254,16 @@ def test_a_call_too_large_for_the_time_is_not_begun(clock: Clock, monkeypatch: p
     assert decided.by_id["twice"].gate.by == "head"  # type: ignore[union-attr]
 
 
+def test_time_is_kept_for_small_calls(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "PRIOR", 1e-6)  # `back` would take 0.09 s, `wide` 0.06, `head` 0.01
+    monkeypatch.setattr(gate, "RESERVE", 0.55)
+    clock.seconds = 2.4
+    decided = plan()
+    assert clock.asked == ["twice", "head"]
+    assert decided.by_id["head"].gate.how == "measured"  # type: ignore[union-attr]
+    assert decided.by_id["wide"].gate.by == "twice"  # type: ignore[union-attr]
+
+
 def test_the_bar_hears_of_it(clock: Clock) -> None:
     from fxapprox.api import planned
     from fxapprox.capture import capture
