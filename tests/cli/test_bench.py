@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import signal
 import subprocess
 import sys
 import time
@@ -15,7 +14,7 @@ from typing import Any
 import pytest
 
 from .test_commands import NET, Run, files, run
-from .test_process import COMMAND
+from .test_process import COMMAND, interrupted
 
 __all__ = ["run"]
 QUICK = ("--repeat", "1", "--no-peak-memory")
@@ -107,29 +106,22 @@ def test_nothing_rewritten_is_a_failure(run: Run) -> None:
 
 
 def test_control_c_while_it_measures(tmp_path: Path) -> None:
-    (tmp_path / "net.py").write_text(NET)
+    head = "    def forward(self, x):\n"
+    slow = head + "        Path('../forwards').open('a').write('x')\n        time.sleep(0.05)\n"
+    net = NET.replace(head, slow)
+    assert net != NET
+    folder = tmp_path / "here"
+    folder.mkdir()
+    (folder / "net.py").write_text("import time\nfrom pathlib import Path\n" + net)
     process = subprocess.Popen(
-        [*COMMAND, "bench", "net.py", "--policy", "topk", "--seconds", "600", "--no-peak-memory"],
-        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [*COMMAND, "bench", "net.py", "--policy", "topk", "--repeat", "1000", "--no-peak-memory"],
+        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    _until_measuring(process)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, out, err) == (130, "", "interrupted: nothing was written\n")
-    assert [path.name for path in tmp_path.iterdir()] == ["net.py"]
-
-
-def _until_measuring(process: subprocess.Popen[str]) -> None:
-    """Wait until matters are past imports: the process has used some seconds of processor time."""
-    stat = Path(f"/proc/{process.pid}/stat")
-    if not stat.exists():
-        time.sleep(15)
-        return
-    for _ in range(600):
-        fields = stat.read_text().rpartition(")")[2].split()
-        if (int(fields[11]) + int(fields[12])) / 100 > 5:
-            return
+    forwards = tmp_path / "forwards"
+    while process.poll() is None and not (forwards.exists() and len(forwards.read_text()) > 60):
         time.sleep(0.1)
+    assert interrupted(process) == (130, "", "interrupted: nothing was written\n")
+    assert [path.name for path in folder.iterdir()] == ["net.py"]
 
 
 def test_a_bar_is_drawn_late_and_only_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
