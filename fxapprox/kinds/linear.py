@@ -62,10 +62,13 @@ class Linear(OneProduct):
     gathered = 1
 
     def operation(self, call: Call) -> Operation | Refusal:
-        given = arguments(call, "input", "weight", "bias")
         layer: Any = call.module
-        x = given["input"]
-        weight, bias = (given["weight"], given.get("bias")) if layer is None else (layer.weight, layer.bias)
+        if layer is None:
+            given = arguments(call, "input", "weight", "bias")
+            x, weight, bias = given["input"], given["weight"], given.get("bias")
+        else:
+            x = call.args[0] if call.args else call.kwargs["input"]
+            weight, bias = layer.weight, layer.bias
         if reason := unfit(x, weight):
             rows = x.numel() // max(weight.shape[-1], 1)
             return Refusal(reason, 2 * rows * weight.numel(), tuple(x.shape), tuple(weight.shape))
