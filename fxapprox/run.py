@@ -10,7 +10,8 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from .errors import RequestError
-from .passes.layers import Part, sites_of
+from .passes.layers import sites_of
+from .passes.parts import Part
 from .sampling.memory import Pace
 
 _SHOWN = 5  # sites that an error names; the rest are counted

@@ -19,7 +19,8 @@ from ..errors import CaptureError
 from ..kinds import Bilinear, Call, Operation, Refusal
 from ..kinds._arguments import is_weight
 from ..passes.copying import deep_copy
-from ..passes.layers import FunctionSite, Sites, sampling_modules
+from ..passes.layers import FunctionSite, sampling_modules
+from ..passes.parts import Sites
 from ..sites import PRODUCTS, Product, ProductName
 
 

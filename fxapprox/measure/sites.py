@@ -15,7 +15,8 @@ from ..capture.rng import kept_random_state
 from ..kinds import Call, Operation, Refusal
 from ..kinds._convolution import Convolution
 from ..passes.copying import deep_copy
-from ..passes.layers import FunctionSite, Sites
+from ..passes.layers import FunctionSite
+from ..passes.parts import Sites
 from .calls import SampledCall, layer_tensors, real
 from .limit import limit
 from .timing import Arm, Budget, Ratio, Timing, in_turn, waiting

@@ -27,7 +27,7 @@ from ..kinds import Operation, Refusal
 from ..plan import Decision, Plan
 from ..sampling.streams import Draw
 from ..schedules import Schedule
-from .layers import Sites
+from .parts import Sites
 from .substitute import carried_out
 
 # One forward and about two more of its products: a second on one core (20 to 60 GFLOP/s in float32) …

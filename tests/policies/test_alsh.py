@@ -18,7 +18,8 @@ from torch.utils.checkpoint import checkpoint
 
 import fxapprox
 from fxapprox.errors import RequestError
-from fxapprox.passes.layers import Part, sampled
+from fxapprox.passes.layers import sampled
+from fxapprox.passes.parts import Part
 from fxapprox.policies.alsh import Alsh
 from fxapprox.sampling.hashing import Tables, collision_probability, signatures, transformed_rows
 

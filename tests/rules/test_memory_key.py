@@ -14,7 +14,8 @@ from torch import nn
 import fxapprox
 from fxapprox.choices import Memory, Sampled
 from fxapprox.errors import RequestError
-from fxapprox.passes.layers import Part, sites_of
+from fxapprox.passes.layers import sites_of
+from fxapprox.passes.parts import Part
 from fxapprox.policies import policies
 from fxapprox.report.facts import explanation_facts
 from fxapprox.report.listings import explanation_text
