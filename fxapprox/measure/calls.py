@@ -73,13 +73,14 @@ class SampledCall:
         return sum(one.flops_after for one in self.contracted)
 
 
-def sampled_calls(model: nn.Module, inputs: Inputs) -> tuple[SampledCall, ...]:
+def sampled_calls(model: nn.Module, inputs: Inputs, *, copy: bool = True) -> tuple[SampledCall, ...]:
     """The calls that sample in a training forward of `model` on `inputs`, in the order they are made; a
     layer that runs twice is there twice. `model` is a rewritten model, or one that an emitted file
-    built; a copy of it runs, once, and neither it nor the global random state changes.
+    built; a copy of it runs, once, and neither it nor the global random state changes. Without `copy` it
+    runs itself, and the calls are its own.
 
     Raises CaptureError where the model does not run on the inputs."""
-    replica = deep_copy(model)
+    replica = deep_copy(model) if copy else model
     noted: list[SampledCall] = []
     with kept_random_state(), torch.inference_mode(False), torch.enable_grad(), _noting(replica, noted):
         try:

@@ -90,7 +90,7 @@ def _calls(captured: Capture, decisions: Sequence[Decision]) -> tuple[SampledCal
         model, _ = carried_out(captured, Plan(captured.origin, "", averages))
         lay_out(model)
         model.train()
-        return sampled_calls(model, copied(inputs))
+        return sampled_calls(model, copied(inputs), copy=False)
 
 
 def _at_average(choice: Choice | None) -> Choice | None:

@@ -58,7 +58,7 @@ class Clock:
 
     def __call__(self, call: SampledCall, budget: Any, **options: Any) -> CallTimes:
         assert 0 < budget.seconds <= gate.EACH.seconds
-        (site,) = call.sites
+        site = call.sites[0]
         self.asked.append(site)
         self.now += self.seconds
         options["tick"](1.0)
@@ -143,6 +143,20 @@ def test_calls_of_one_site_count_together(clock: Clock) -> None:
         2 / (1 / 0.5 + 1 / 4), abs=1e-4
     )  # the sum of times over that of ours
     assert left(plan(Twice())) == ["layer"]
+
+
+def test_products_of_one_call_are_decided_together(clock: Clock) -> None:
+    class Attention(nn.Module):
+        def forward(self, q: Tensor) -> Tensor:
+            return nn.functional.scaled_dot_product_attention(q, q, q)
+
+    rules = [fxapprox.Rule(kind="attention", policy="topk")]
+    q = torch.randn(2, 2, 16, 8, requires_grad=True)
+    clock.usual = (0.5, 0.5)
+    decided = fxapprox.plan(Attention(), (q,), rules=rules)
+    assert len(clock.asked) == 1
+    assert [d.gate.ratio for d in decided.decisions if d.gate] == [0.5, 0.5]
+    assert len(left(decided)) == 2
 
 
 def test_what_is_not_sampled_is_not_measured(clock: Clock) -> None:
