@@ -13,7 +13,8 @@ How = Literal["measured", "judged", "unmeasured"]
 class Verdict:
     """Seconds of forward and backward of a site's calls in a training step, exact over sampled.
 
-    `ratio` is the median over repetitions, `upper` their upper quartile. "measured": on this machine with
+    `ratio` is the median over repetitions, `upper` the best that they can be read for: their upper quartile,
+    or the fastest exact over the fastest sampled one where that is more. "measured": on this machine with
     `threads` threads of torch, perhaps in an earlier process; "judged": the numbers are those of `by`, the
     call like it that is nearest in FLOPs, for there was no time; "unmeasured": there are none, and `by`
     says why."""
@@ -26,8 +27,8 @@ class Verdict:
 
     @property
     def passes(self) -> bool:
-        """Whether the site is sampled: unless sampling was not faster in three of four repetitions. A noisy
-        machine decides nothing against what the user asked for."""
+        """Whether the site is sampled: unless sampling was not faster in three of four repetitions, nor at
+        its fastest. A noisy machine decides nothing against what the user asked for."""
         return self.upper is None or self.upper > 1
 
     def __str__(self) -> str:

@@ -219,5 +219,8 @@ def _watch(began: float, tick: Tick) -> Callable[[float], None]:
 
 
 def _timed(times: CallTimes) -> Timed:
-    lower, upper = times.ratio.quartiles
-    return Timed(times.exact.best.median, times.ratio.median, lower, upper)
+    """The larger of the upper quartile and the ratio of the fastest rounds is the best that can be said for
+    sampling: other work on the machine slows many rounds, and no round is faster for it."""
+    (lower, upper), exact = times.ratio.quartiles, times.exact.best
+    fastest = min(exact.samples) / min(times.ours.best.samples)
+    return Timed(exact.median, times.ratio.median, lower, max(upper, fastest))
