@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from .test_commands import NET, Run, files, run
-from .test_process import COMMAND, interrupted
+from .test_process import COMMAND, interrupted, started
 
 __all__ = ["run"]
 QUICK = ("--repeat", "1", "--no-peak-memory")
@@ -113,10 +113,8 @@ def test_control_c_while_it_measures(tmp_path: Path) -> None:
     folder = tmp_path / "here"
     folder.mkdir()
     (folder / "net.py").write_text("import time\nfrom pathlib import Path\n" + net)
-    process = subprocess.Popen(
-        [*COMMAND, "bench", "net.py", "--policy", "topk", "--repeat", "1000", "--no-peak-memory"],
-        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    words = ["bench", "net.py", "--policy", "topk", "--repeat", "1000", "--no-peak-memory"]
+    process = started(words, folder)
     forwards = tmp_path / "forwards"
     while process.poll() is None and not (forwards.exists() and len(forwards.read_text()) > 60):
         time.sleep(0.1)
