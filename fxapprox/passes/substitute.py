@@ -50,9 +50,9 @@ def substitute(capture: Capture, plan: Plan) -> nn.Module:
     computes in evaluation. Raises FxApproxError; the user's model is untouched, whatever happens."""
     started = time.perf_counter()
     model, owners = carried_out(capture, plan)
-    lay_out(model)
     made = time.perf_counter()
-    verify(capture, model)
+    verify(capture, model)  # before weights are laid out anew, which changes the order of sums
+    lay_out(model)
     seconds = {"substitute": made - started, "verify": time.perf_counter() - made}
     record = Record.of(capture, plan, owners).with_warnings(plan.warnings)
     model.__dict__[ATTRIBUTE] = replace(record, seconds={**record.seconds, **seconds})
