@@ -63,12 +63,12 @@ def _is_plan(path: Path) -> bool:
         return file.read(len(_FIRST_LINE.encode())) == _FIRST_LINE.encode()
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, content: str | bytes) -> None:
     """Write beside the target and rename, so that a full disk or a signal leaves the old file."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
         mode = path.stat().st_mode if path.exists() else 0o666 & ~_umask()
         os.chmod(temporary, mode)  # mkstemp makes files that nobody else can read
         os.replace(temporary, path)

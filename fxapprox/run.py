@@ -108,13 +108,18 @@ def attach(model: nn.Module, optimizer: Optimizer, *, scaler: GradScaler | None 
             f"a {type(optimizer).__name__} does not tell of its steps, which keep schedules follow",
             remedy="attach the torch.optim.Optimizer that it wraps",
         )
-    own = {id(parameter) for parameter in model.parameters()}
-    if not any(id(parameter) in own for group in optimizer.param_groups for parameter in group["params"]):
+    if not trains(optimizer, model):
         raise RequestError(
             "the optimizer holds no parameter of this model",
             remedy="make it from the rewritten model's parameters: rewriting copies the model",
         )
     return Attachment(parts, optimizer, scaler)
+
+
+def trains(optimizer: Optimizer, model: nn.Module) -> bool:
+    """Whether the optimizer holds any parameter of the model."""
+    own = {id(parameter) for parameter in model.parameters()}
+    return any(id(parameter) in own for group in optimizer.param_groups for parameter in group["params"])
 
 
 def _parts(model: nn.Module) -> dict[str, Part]:

@@ -13,7 +13,7 @@ from ..api import rewrite
 from ..errors import RequestError
 from ..passes.batchnorm import reestimate_batchnorm
 from ..record import ATTRIBUTE
-from ..run import Attachment, attach
+from ..run import Attachment, attach, trains
 
 
 def rewritten_with(model: nn.Module, inputs: Any, keys: Mapping[str, Any]) -> nn.Module:
@@ -37,10 +37,9 @@ class Following:
     def start(self, model: nn.Module, optimizers: Iterable[Any]) -> None:
         """Attach the model to those of the optimizers that hold parameters of it."""
         self.stop()
-        own = {id(parameter) for parameter in model.parameters()}
-        for optimizer in optimizers:
-            if any(id(held) in own for group in optimizer.param_groups for held in group["params"]):
-                self._attachments.append(attach(model, optimizer))
+        self._attachments += [
+            attach(model, optimizer) for optimizer in optimizers if trains(optimizer, model)
+        ]
 
     def stop(self) -> None:
         for attachment in self._attachments:

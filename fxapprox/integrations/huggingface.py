@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 from ..errors import RequestError
+from ..passes.batchnorm import moved
+from ..planfile import write_whole
 from ..run import load_run_state, run_state
 from ._sampling import Following, check_batches, is_rewritten, reestimated_if_any, rewritten_with
 
@@ -66,7 +68,10 @@ class FxApproxCallback(TrainerCallback):
                 f"there are no example inputs for {type(model).__name__}",
                 remedy='give them: FxApproxCallback(inputs={"input_ids": …}, …)',
             )
-        _become(model, rewritten_with(model, _on(model, inputs), self._keys))
+        if isinstance(inputs, Mapping):  # a tokenizer's batch would move itself
+            inputs = dict(inputs)
+        device = next((parameter.device for parameter in model.parameters()), None)
+        _become(model, rewritten_with(model, moved(inputs, device), self._keys))
 
     def on_train_begin(
         self,
@@ -115,27 +120,15 @@ class FxApproxCallback(TrainerCallback):
         assert model is not None
         path = _file(args, state)
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        torch.save(run_state(model), part)
-        os.replace(part, path)  # whole or not at all
+        content = io.BytesIO()
+        torch.save(run_state(model), content)
+        write_whole(path, content.getvalue())
 
 
 def _file(args: TrainingArguments, state: TrainerState) -> Path:
     """Where this process keeps the run state of the checkpoint at the present step."""
     folder = Path(args.output_dir or ".") / f"checkpoint-{state.global_step}"
     return folder / f"fxapprox_run_state_{args.process_index}.pt"
-
-
-def _on(model: nn.Module, inputs: Any) -> Any:
-    """The tensors among the inputs on the model's device."""
-    device = next((parameter.device for parameter in model.parameters()), None)
-    if isinstance(inputs, torch.Tensor):
-        return inputs.to(device)
-    if isinstance(inputs, Mapping):
-        return {key: _on(model, value) for key, value in inputs.items()}
-    if isinstance(inputs, list | tuple):
-        return type(inputs)(_on(model, value) for value in inputs)
-    return inputs
 
 
 def _become(model: nn.Module, other: nn.Module) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import RequestError
+from .layers import sampling_modules
 
 Forward = Callable[[nn.Module, Any], object]
 
@@ -136,7 +137,7 @@ def _estimate(
         layer.reset_running_stats()
     for batch in batches:
         try:
-            forward(model, _moved(batch, device))
+            forward(model, moved(batch, device))
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
@@ -152,7 +153,9 @@ def _exact_but_batch_norm(model: nn.Module, layers: Iterable[_BatchNorm]) -> Ite
     """All modules in evaluation mode but these layers, which average over all batches.
 
     Flags are set one by one: `train()` and `eval()` may be overridden, and would not restore a mixture."""
-    flags = [(module, module.training) for module in _modules(model)]
+    # the sites of calls in containers are not among the modules
+    modules = dict.fromkeys(chain(model.modules(), sampling_modules(model)))
+    flags = [(module, module.training) for module in modules]
     momenta = [(layer, layer.momentum) for layer in layers]
     try:
         for module, _ in flags:
@@ -167,33 +170,22 @@ def _exact_but_batch_norm(model: nn.Module, layers: Iterable[_BatchNorm]) -> Ite
             layer.momentum = momentum
 
 
-def _modules(model: nn.Module) -> Iterator[nn.Module]:
-    """Every module, and the sites of calls in containers, which are not among their children."""
-    for module in model.modules():
-        yield module
-        yield from (
-            held
-            for held in vars(module).values()
-            if isinstance(held, nn.Module) and "_fxapprox" in vars(held)
-        )
-
-
 def _device(model: nn.Module) -> torch.device | None:
     """The device that all tensors of the model share; None where they are on several."""
     devices = {tensor.device for tensor in chain(model.parameters(), model.buffers())}
     return devices.pop() if len(devices) == 1 else None
 
 
-def _moved(batch: Any, device: torch.device | None) -> Any:
+def moved(batch: Any, device: torch.device | None) -> Any:
     """The batch with everything in it that has a `to` on the device."""
     if device is None:
         return batch
     if hasattr(batch, "to"):  # tensors, packed sequences, graphs, a tokenizer's batches
         return batch.to(device)
     if isinstance(batch, Mapping):
-        return {key: _moved(value, device) for key, value in batch.items()}
+        return {key: moved(value, device) for key, value in batch.items()}
     if isinstance(batch, list | tuple):
-        items = [_moved(value, device) for value in batch]
+        items = [moved(value, device) for value in batch]
         return type(batch)(*items) if hasattr(batch, "_fields") else type(batch)(items)
     return batch
 

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from ..capture._types import Forward, FunctionCall
 from ..capture.guards import Guard, changed_attribute, odd_call
 from ..errors import FxApproxError
+from .classes import rebased
 
 Imports = tuple[tuple[str, tuple[str, str]], ...]
 Text = tuple[str, Imports, Guard | None]
@@ -80,7 +81,7 @@ def install(module: nn.Module, forward: Forward, sampled: Iterable[FunctionCall]
         source = _guarded(source, forward.guard)
         imports[ODD] = (odd_call.__module__, odd_call.__name__)
     text = source, tuple(sorted(imports.items())), forward.guard
-    captured = _class_for(module, text)
+    captured = rebased(module, lambda cls: captured_class(cls, *text))
     for name, value in forward.constants.items():
         if isinstance(value, Tensor):
             module.register_buffer(name, value.detach().clone(), persistent=False)
@@ -116,16 +117,6 @@ def _guarded(source: str, guard: Guard) -> str:
         f"        return self._fxapprox_as_written(_odd, {guard.passed})\n"
     )
     return f"{head}\n{check}{rest}"
-
-
-def _class_for(module: nn.Module, text: Text) -> type[nn.Module]:
-    cls = type(module)
-    if "parametrizations" not in module._modules or len(cls.__bases__) != 1:
-        return captured_class(cls, *text)  # type: ignore[arg-type]
-    # torch made this class for this one module, to hold the properties of its parametrized tensors, and
-    # removes it again with the last of them: it must stay the outermost
-    own = {name: value for name, value in vars(cls).items() if name not in ("__dict__", "__weakref__")}
-    return type(cls.__name__, (captured_class(cls.__bases__[0], *text),), own)
 
 
 @functools.cache

@@ -19,6 +19,7 @@ from ..errors import RequestError
 from ..kinds import Call, Kind, recognise
 from ..problems import raise_problems
 from ..syntax import read_choice
+from .classes import rebased
 from .parts import Sites
 
 M = TypeVar("M", bound=nn.Module)
@@ -95,14 +96,7 @@ def sample_module(module: nn.Module, *, site: str, kind: Kind, choice: Choice) -
     module.__dict__["_fxapprox"] = Sites.of(kind, site, {"": choice})
     if isinstance(module, Sampled):
         return
-    cls = type(module)
-    if "parametrizations" in module._modules and len(cls.__bases__) == 1:
-        # torch made this class for this one module, to hold the properties of its parametrized tensors,
-        # and removes it again with the last of them: it must stay the outermost
-        own = {name: value for name, value in vars(cls).items() if name not in ("__dict__", "__weakref__")}
-        module.__class__ = type(cls.__name__, (sampled_class(cls.__bases__[0]),), own)
-    else:
-        module.__class__ = sampled_class(cls)  # type: ignore[arg-type]
+    module.__class__ = rebased(module, sampled_class)
 
 
 def sampling_modules(model: nn.Module) -> Iterator[nn.Module]:
@@ -130,14 +124,7 @@ def unsample(model: M) -> M:
             module._fxapprox = Sites(module._fxapprox.kind, {})
             continue
         del module.__dict__["_fxapprox"]
-        cls = type(module)
-        if "_fxapprox_base" in vars(cls):
-            module.__class__ = cls._fxapprox_base  # type: ignore[attr-defined]
-        else:  # the class that torch made for a parametrized layer, see `sample_module`
-            own = {
-                name: value for name, value in vars(cls).items() if name not in ("__dict__", "__weakref__")
-            }
-            module.__class__ = type(cls.__name__, (cls.__bases__[0]._fxapprox_base,), own)  # type: ignore[attr-defined]
+        module.__class__ = rebased(module, lambda cls: cls._fxapprox_base)  # type: ignore[attr-defined]
     return model
 
 
