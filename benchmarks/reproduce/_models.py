@@ -1,0 +1,62 @@
+"""The networks of the experiments, and how an arm is put into one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import fxapprox
+
+
+def rewritten(model: nn.Module, inputs: Tensor, keys: Mapping[str, Any], *, depth: str = "1:") -> nn.Module:
+    """The model with `keys` (policy, keep, scope, center …) at every site of these levels, the gate off;
+    the model itself where there are none. By default the first level stays exact, as in [A] section 8."""
+    if not keys:
+        return model
+    return fxapprox.rewrite(model, (inputs,), rules=[fxapprox.Rule(depth=depth, **keys)], gate=False)
+
+
+class WideBlock(nn.Module):
+    """A pre-activation block of a wide residual network: norm, ReLU, 3×3, norm, ReLU, 3×3, and a shortcut."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(inputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.shortcut = None
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.bn1(x))
+        around = x if self.shortcut is None else self.shortcut(y)
+        y = self.conv2(torch.relu(self.bn2(self.conv1(y))))
+        return around + y
+
+
+class WideResNet(nn.Module):
+    """WRN-`depth`-`widen` (Zagoruyko and Komodakis 2016) for 32×32 images; depth is 6n + 4."""
+
+    def __init__(self, depth: int = 16, widen: float = 2, classes: int = 10, base: int = 16) -> None:
+        super().__init__()
+        blocks = (depth - 4) // 6
+        channels = [base, *(round(base * widen * factor) for factor in (1, 2, 4))]
+        self.conv1 = nn.Conv2d(3, base, 3, padding=1, bias=False)
+        self.stages = nn.Sequential(
+            *(
+                WideBlock(channels[stage + (block > 0)], channels[stage + 1], 2 if stage and not block else 1)
+                for stage in range(3)
+                for block in range(blocks)
+            )
+        )
+        self.bn = nn.BatchNorm2d(channels[-1])
+        self.fc = nn.Linear(channels[-1], classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.stages(self.conv1(images))
+        return self.fc(torch.relu(self.bn(x)).mean((2, 3)))
