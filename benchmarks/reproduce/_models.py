@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import fxapprox
+from examples.resnet import Block
 
 
 def rewritten(model: nn.Module, inputs: Tensor, keys: Mapping[str, Any], *, depth: str = "1:") -> nn.Module:
@@ -60,3 +61,31 @@ class WideResNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         x = self.stages(self.conv1(images))
         return self.fc(torch.relu(self.bn(x)).mean((2, 3)))
+
+
+class ResidualNet(nn.Module):
+    """A wide and shallow residual network for 32×32 images: a 3×3 convolution, then two blocks of
+    examples/resnet.py, of 2·`width` channels on 16×16 and 4·`width` on 8×8 positions, where sampling pays."""
+
+    def __init__(self, width: int = 64, classes: int = 10) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.blocks = nn.Sequential(Block(width, 2 * width, 2), Block(2 * width, 4 * width, 2))
+        self.fc = nn.Linear(4 * width, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = torch.relu(self.bn1(self.conv1(images)))
+        return self.fc(self.blocks(x).mean((2, 3)))
+
+
+class Autocast(nn.Module):
+    """A model whose forward runs under autocast to `dtype`; its results are float32."""
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.model, self.dtype = model, dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, self.dtype):
+            return self.model(x).float()

@@ -1,0 +1,343 @@
+"""Test accuracy on CIFAR-10 against the seconds of training: sampled ways, and what one would do instead.
+
+A wide residual network with batch norm; every arm has a learning rate of its own, the best of three in a
+short search on validation images. All 3×3 convolutions but the first are sampled: a 1×1 shortcut has 2% of
+the arithmetic, and choosing its channels costs more than it saves. Seconds (`--timing`) are steps × the
+median step, phase by phase of a keep schedule, of all arms in turn in one process; each arm in the memory
+format that is faster for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+import fxapprox
+from fxapprox.measure.timing import Budget, in_turn
+
+from ..datasets import Images, cifar10
+from ..kernels import keep_memory
+from . import _store
+from ._experiment import Experiment, Given, Row, Run
+from ._frame import Places
+from ._models import Autocast, ResidualNet
+from ._pages import markdown, spread, where
+from ._plots import panels
+from ._train import accuracy, shifted_and_flipped, train
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SETTINGS: dict[str, Any] = {
+    "images": 10_000, "test": 10_000, "curve": 1_000, "width": 64, "epochs": 6, "batch": 64,
+    "momentum": 0.9, "weight_decay": 5e-4, "schedule": "OneCycleLR", "augmentation": "shift 4, flip",
+    "statistics": 1_000, "rates": [0.03, 0.1, 0.3], "search_images": 3_200, "search_epochs": 2,
+    "validation": 2_000, "rounds": 25,
+}  # fmt: skip
+CENTRED = {"policy": "topk", "center": True}
+FORWARD, BACKWARD = {"policy": "topk"}, {"policy": "pps", "scope": "backward"}
+THIRD, FIFTH, QUARTER = 2 / 3, 0.8, 0.75  # of the steps, after which the rest is exact
+ALWAYS = ((0.0, 1.0),)
+SLOWLY = ((0.0, 0.25), (0.5, 0.5), (QUARTER, 1.0))
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A way to train. `rule` says how products are sampled (none: exactly), `keeps` what share from which
+    part of the steps on; `width` and `epochs` are smaller for what one would do instead."""
+
+    rule: Mapping[str, Any] = field(default_factory=dict)
+    keeps: tuple[tuple[float, float], ...] = ALWAYS
+    width: int = SETTINGS["width"]
+    epochs: int = SETTINGS["epochs"]
+    bfloat16: bool = False
+
+    def keep(self, steps: int) -> float | dict[str, Any]:
+        """`keep` as a rule has it, for a run of so many steps."""
+        (_, first), *later = self.keeps
+        at = {round(part * steps): value for part, value in later}
+        return {"schedule": "step", "from": first, "at": at} if at else first
+
+    @property
+    def keys(self) -> dict[str, Any]:
+        return {**vars(self), "rule": dict(self.rule), "keeps": [list(pair) for pair in self.keeps]}
+
+    @property
+    def phases(self) -> list[tuple[float, float]]:
+        """(share of the steps, keep) of each phase."""
+        starts = [*(part for part, _ in self.keeps), 1.0]
+        return [(starts[i + 1] - part, keep) for i, (part, keep) in enumerate(self.keeps)]
+
+    def step(self, keep: float) -> str:
+        """What one of its steps at this `keep` is called among those that are timed."""
+        words = [*(f"{key} {value}" for key, value in self.rule.items()), f"width {self.width}"]
+        return ", ".join([*words, *(["bfloat16"] if self.bfloat16 else []), f"keep {keep:g}"])
+
+
+def then_exact(keep: float, after: float) -> tuple[tuple[float, float], ...]:
+    return ((0.0, keep), (after, 1.0))
+
+
+def sampled(rule: Mapping[str, Any], keep: float, after: float | None = None, **options: Any) -> Arm:
+    return Arm(rule, ((0.0, keep),) if after is None else then_exact(keep, after), **options)
+
+
+ARMS: dict[str, Arm] = {  # those that tell most come first
+    "exact": Arm(),
+    "narrower, half the arithmetic": Arm(width=45),
+    "centred topk 0.5, exact last third": sampled(CENTRED, 0.5, THIRD),
+    "centred topk 0.25, exact last third": sampled(CENTRED, 0.25, THIRD),
+    "exact, 4 of 6 epochs": Arm(epochs=4),
+    "topk 0.5": sampled(FORWARD, 0.5),
+    "bfloat16": Arm(bfloat16=True),
+    "centred topk 0.25, exact last fifth": sampled(CENTRED, 0.25, FIFTH),
+    "centred topk 0.25, then 0.5, exact last quarter": Arm(CENTRED, SLOWLY),
+    "exact, 3 of 6 epochs": Arm(epochs=3),
+    "centred topk 0.5": sampled(CENTRED, 0.5),
+    "topk 0.5, exact last third": sampled(FORWARD, 0.5, THIRD),
+    "topk 0.25, exact last quarter": sampled(FORWARD, 0.25, QUARTER),
+    "pps backward 0.1, exact last fifth": sampled(BACKWARD, 0.1, FIFTH),
+    "pps 0.5": sampled({"policy": "pps"}, 0.5),
+    "bernoulli 0.5": sampled({"policy": "bernoulli"}, 0.5),
+    "exact, 5 of 6 epochs": Arm(epochs=5),
+    "centred topk 0.5, exact last fifth": sampled(CENTRED, 0.5, FIFTH),
+    "topk 0.5, exact last fifth": sampled(FORWARD, 0.5, FIFTH),
+    "pps backward 0.25": sampled(BACKWARD, 0.25),
+    "bfloat16, centred topk 0.25, exact last third": sampled(CENTRED, 0.25, THIRD, bfloat16=True),
+    "centred topk 0.75, exact last third": sampled(CENTRED, 0.75, THIRD),
+    "pps grad-weight 0.25": sampled({"policy": "pps", "scope": "grad-weight"}, 0.25),
+}  # fmt: skip
+SEARCH = "rate of "
+
+
+def runs(seeds: Sequence[int]) -> list[Run]:
+    """Seed by seed; an arm's rate is searched, once, before its first run."""
+    found = []
+    for seed in seeds:
+        for name, arm in ARMS.items():
+            if seed == seeds[0]:
+                found.append(Run(SEARCH + name, 0, arm.keys))
+            found.append(Run(name, seed, arm.keys))
+    return [*found, Run("seconds", 0, {"alone": True})]
+
+
+def perform(run: Run, given: Given) -> list[Row]:
+    if run.alone:
+        return seconds(given)
+    if run.arm.startswith(SEARCH):
+        return search(ARMS[run.arm.removeprefix(SEARCH)], given)
+    arm = ARMS[run.arm]
+    known = where(_store.read(Places().results, "cifar").rows, arm=SEARCH + run.arm)
+    rate = best(known or search(arm, given))
+    data = cifar10(str(given.data), SETTINGS["images"], test_count=SETTINGS["test"])
+    rows: list[Row] = []
+    model = trained(arm, run.seed, data, rate, given, rows, arm.epochs)
+    final = measured(model, data, len(data.test))
+    return [*rows, {"phase": "final", "rate": rate, "epoch": arm.epochs, **final}]
+
+
+def model_of(arm: Arm, steps: int, *, last: bool = True) -> nn.Module:
+    """The arm's network, from the global generator's next numbers; `last`: in channels_last."""
+    model: nn.Module = ResidualNet(arm.width)
+    if last:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if arm.rule:
+        rules = [
+            fxapprox.Rule(depth="0", policy="exact"),
+            fxapprox.Rule(path="*shortcut*", policy="exact"),
+            fxapprox.Rule(kind="conv2d", keep=arm.keep(steps), **arm.rule),
+        ]
+        model = fxapprox.rewrite(model, (torch.zeros(8, 3, 32, 32),), rules=rules, gate=False)
+    return Autocast(model, torch.bfloat16) if arm.bfloat16 else model
+
+
+def optimizer_of(model: nn.Module, rate: float) -> torch.optim.Optimizer:
+    return torch.optim.SGD(
+        model.parameters(), rate, momentum=SETTINGS["momentum"], weight_decay=SETTINGS["weight_decay"]
+    )
+
+
+def trained(
+    arm: Arm, seed: int, data: Images, rate: float, given: Given, rows: list[Row], epochs: int
+) -> nn.Module:
+    """The arm's model after training; a row for each epoch is added to `rows`."""
+    steps = epochs * (len(data.train) // SETTINGS["batch"])
+    torch.manual_seed(seed)
+    model = model_of(arm, steps)
+    optimizer = optimizer_of(model, rate)
+    found = train(
+        model, data, optimizer, given, epochs=epochs, batch=SETTINGS["batch"], seed=seed,
+        schedule=torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps),
+        augment=shifted_and_flipped,
+        evaluate=lambda model: measured(model, data, SETTINGS["curve"]),
+    )  # fmt: skip
+    rows += ({"phase": "training", "rate": rate, **row} for row in found)
+    return model
+
+
+def measured(model: nn.Module, data: Images, count: int) -> Row:
+    """Accuracy on the first `count` test images, as trained and with batch norm re-estimated on training
+    images that are shifted and flipped as in training."""
+    numbers = torch.Generator().manual_seed(0)
+    shown = shifted_and_flipped(data.train[: SETTINGS["statistics"]], numbers).split(250)
+    images, label = data.test[:count], data.test_label[:count]
+    found = {"accuracy": accuracy(model, images, label)}
+    with fxapprox.batchnorm_reestimated(model, shown):
+        return {**found, "reestimated": accuracy(model, images, label)}
+
+
+def search(arm: Arm, given: Given) -> list[Row]:
+    """Validation accuracy at each rate, after a short run that is the arm's in small: the same schedules, its
+    share of the images. Validation images are training images that no run trains on."""
+    count, epochs = SETTINGS["search_images"] * arm.epochs // SETTINGS["epochs"], SETTINGS["search_epochs"]
+    last = SETTINGS["images"] + SETTINGS["validation"]
+    data = cifar10(str(given.data), last, test_count=1)
+    held = slice(SETTINGS["images"], last)
+    small = Images(data.train[:count], data.train_label[:count], data.train[held], data.train_label[held])
+    rows: list[Row] = []
+    for rate in SETTINGS["rates"]:
+        given.checkpoint.unlink(missing_ok=True)  # of the rate before
+        curve: list[Row] = []
+        trained(arm, 0, small, rate, given, curve, epochs)
+        rows.append({**curve[-1], "phase": "rate"})
+    given.checkpoint.unlink(missing_ok=True)
+    return rows
+
+
+def best(rows: Sequence[Row]) -> float:
+    """The rate of the highest validation accuracy, with batch norm re-estimated."""
+    return float(max(rows, key=lambda row: row["reestimated"])["rate"])
+
+
+def seconds(given: Given) -> list[Row]:
+    """The median step and its quartiles of every kind of step that an arm makes, in both memory formats."""
+    keep_memory()
+    images = torch.randn(SETTINGS["batch"], 3, 32, 32)
+    label = torch.randint(0, 10, (SETTINGS["batch"],))
+    steps = {}
+    for arm in ARMS.values():
+        for _, keep in arm.phases:
+            for last in (False, True):
+                if (arm.step(keep), last) not in steps:
+                    steps[arm.step(keep), last] = step_of(arm, keep, images, label, last)
+    times = in_turn(
+        steps, Budget(repeat=SETTINGS["rounds"]), tick=lambda part: given.tick(int(100 * part), 100)
+    )
+    rows: list[Row] = []
+    for (name, last), timing in times.items():
+        low, high = timing.quartiles
+        found = {"seconds": round(timing.median, 5), "low": round(low, 5), "high": round(high, 5)}
+        rows.append({"phase": "seconds", "step": name, "channels_last": int(last), **found})
+    return rows
+
+
+def step_of(arm: Arm, keep: float, images: Tensor, label: Tensor, last: bool) -> Any:
+    """A training step of the arm in its phase with this `keep`."""
+    first = next(value for _, value in arm.keeps if value < 1 or not arm.rule)
+    # a phase that comes to be exact is one of a sampled model, whose weights lie as sampling wants them
+    keeps = then_exact(first, 0.5) if keep == 1 and arm.rule else ((0.0, keep),)
+    model = model_of(Arm(arm.rule, keeps, arm.width, bfloat16=arm.bfloat16), 2, last=last)
+    optimizer = optimizer_of(model, 0.01)
+    if arm.rule:
+        fxapprox.attach(model, optimizer)
+    shown = images.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+
+    def step() -> None:
+        loss = nn.functional.cross_entropy(model(shown), label)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def duration(arm: Arm, rows: Sequence[Row], upto: float = 1.0) -> float | None:
+    """Seconds of the arm's first steps, up to this part of them, in the format that is faster for the whole
+    run; None without timings."""
+    steps = arm.epochs * (SETTINGS["images"] // SETTINGS["batch"])
+    found = []
+    for last in (0, 1):
+        total, start = 0.0, 0.0
+        for share, keep in arm.phases:
+            timed = where(rows, phase="seconds", step=arm.step(keep), channels_last=last)
+            if not timed:
+                return None
+            total += steps * min(max(upto - start, 0.0), share) * timed[0]["seconds"]
+            start += share
+        found.append(total)
+    return min(found)
+
+
+def figures(rows: list[Row]) -> dict[str, Figure]:
+    """Where the arms end, and how they get there; against epochs as long as no seconds are measured."""
+    timed = duration(ARMS["exact"], rows) is not None
+    figure, axes = panels(2, width=5.5, height=5.0)
+    shown = [name for name in ARMS if where(rows, arm=name)]
+    marks = {name: (f"C{i % 10}", "os^vDP"[i // 10]) for i, name in enumerate(ARMS)}
+    for name in shown:
+        arm, (colour, mark) = ARMS[name], marks[name]
+        ends, curve = where(rows, arm=name, phase="final"), where(rows, arm=name, phase="training")
+        finals = [100 * better(row) for row in ends]
+        at = (duration(arm, rows) or 0.0) if timed else float(arm.epochs)
+        if finals:
+            spreads = (max(finals) - min(finals)) / 2
+            axes[0].errorbar(at, fmean(finals), spreads, fmt=mark, color=colour, label=name, capsize=2)
+        epochs = sorted({row["epoch"] for row in curve})
+        x = [(duration(arm, rows, e / arm.epochs) or 0.0) if timed else float(e) for e in epochs]
+        y = [100 * fmean(better(row) for row in where(curve, epoch=e)) for e in epochs]
+        axes[1].plot(x, y, marker=mark, markersize=3, color=colour, linewidth=1)
+    for axis, title in zip(axes, ("after training", "while training"), strict=True):
+        axis.set(title=title, xlabel="seconds of training" if timed else "epochs")
+    axes[0].set(ylabel="test accuracy, %")
+    if shown:
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=7)
+    return {"seconds": figure}
+
+
+def better(row: Row) -> float:
+    """Accuracy as one would have it: batch norm re-estimated, where that helps."""
+    return max(row["accuracy"], row["reestimated"])
+
+
+def tables(rows: list[Row]) -> dict[str, str]:
+    """Where the arms end, and the search for their rates."""
+    found: dict[str, str] = {}
+    finals = where(rows, phase="final")
+    whole = duration(ARMS["exact"], rows)
+    cells = []
+    for name, arm in ARMS.items():
+        if ends := where(finals, arm=name):
+            took = duration(arm, rows)
+            cells.append([
+                name, f"{ends[0]['rate']:g}", str(len(ends)),
+                *(spread(100 * row[column] for row in ends) for column in ("accuracy", "reestimated")),
+                f"{took:.0f}" if took else "–", f"{took / whole:.2f}" if took and whole else "–",
+            ])  # fmt: skip
+    if cells:
+        head = ["", "rate", "seeds", "accuracy, %", "re-estimated, %", "seconds", "of exact's"]
+        found["arms"] = markdown(head, cells)
+    searched = {name: of_arm for name in ARMS if (of_arm := where(rows, arm=SEARCH + name))}
+    if searched:
+        cells = [
+            [name, *(f"{100 * row['reestimated']:.1f}" for row in of_arm)]
+            for name, of_arm in searched.items()
+        ]
+        found["rates"] = markdown(["", *(f"{rate:g}" for rate in SETTINGS["rates"])], cells)
+    return found
+
+
+EXPERIMENT = Experiment(
+    "cifar",
+    "accuracy per second on CIFAR-10: sampled ways, and what one would do instead",
+    400,
+    SETTINGS,
+    runs,
+    perform,
+    figures,
+    tables,
+)
