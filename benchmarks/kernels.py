@@ -1,24 +1,19 @@
 """Layers, exact and sampled, in turn in one process, beside their limit: the exact operation on the kept
 part alone. Forward and backward, of the layer and of its input.
 
-    python -m benchmarks.kernels                         # the whole table
     python -m benchmarks.kernels linear-1000 conv-128    # cases whose names begin so
-    python -m benchmarks.kernels --keep 0.1 --policy pps --scope backward --threads 2 --json kernels.json
+    python -m benchmarks.kernels --keep 0.1 --policy topk --policy pps --scope backward --threads 2
 
-Times are microseconds of the wall; with one thread the thread's own, in which other processes do not
+A probe for whoever works on a layer; the table that is kept is that of `python -m benchmarks.suite`.
+Times are milliseconds of the wall; with one thread the thread's own, in which other processes do not
 count. `low` is the lower quartile, which a busy machine disturbs least. `ratio` is exact/ours, `bound`
-exact/limit, both medians over the rounds, and `reach` the share of the limit that ours attains: limit/ours.
+exact/limit, medians over the rounds, and `reach` the share of the limit that ours attains: limit/ours.
 """
 
 from __future__ import annotations
 
-import ctypes
-import json
-import statistics
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import torch
@@ -30,9 +25,8 @@ from torch import Tensor, nn
 
 import fxapprox
 
-from .machine import machine
+from .turns import Claim, Rival, keep_memory, rounds, told
 
-Step = Callable[[], object]
 LAST = torch.channels_last
 
 
@@ -73,14 +67,6 @@ CASES = [
 ]
 
 
-@dataclass(frozen=True)
-class Rival:
-    """One contender: a step, and how its gradients are dropped before it."""
-
-    step: Step
-    tensors: tuple[Tensor, ...]
-
-
 def layer_step(layer: nn.Module, x: Tensor, grad: Tensor) -> Rival:
     """Forward and backward of a layer on a leaf input, gradients of all parameters and the input."""
     x = x.detach().requires_grad_()
@@ -91,20 +77,29 @@ def layer_step(layer: nn.Module, x: Tensor, grad: Tensor) -> Rival:
     return Rival(step, (x, *layer.parameters()))
 
 
-def rivals(case: Case, keep: float, policy: str, scope: str) -> dict[str, Rival]:
-    """Exact, ours, and the limit of this case."""
+def contenders(case: Case, keep: float, policies: Sequence[str], scope: str) -> dict[str, Rival]:
+    """ "exact" (of a convolution in both memory formats), each policy by its name, and "limit"."""
+    layer, x, grad = operands(case)
+    found = {"exact": layer_step(layer, x, grad)}
+    if case.convolution:
+        here, there = ("nhwc", "nchw") if case.last else ("nchw", "nhwc")
+        other = replace(case, last=not case.last)
+        found = {f"exact {here}": found["exact"], f"exact {there}": layer_step(*operands(other))}
+    for name in policies:
+        ours = fxapprox.rewrite(
+            nn.Sequential(layer), (x[:2],), policy=name, keep=keep, scope=scope, gate=False
+        )
+        found[name] = layer_step(ours, x, grad)
+    return found | {"limit": limit(case, layer, x, grad, keep, scope)}
+
+
+def operands(case: Case) -> tuple[nn.Module, Tensor, Tensor]:
+    """The layer, an input and a gradient of its output."""
     torch.manual_seed(0)
-    layer = case.layer()
-    x = torch.randn(case.shape)
+    layer, x = case.layer(), torch.randn(case.shape)
     if case.last:
         layer, x = layer.to(memory_format=LAST), x.to(memory_format=LAST)
-    ours = fxapprox.rewrite(nn.Sequential(layer), (x[:2],), policy=policy, keep=keep, scope=scope, gate=False)
-    grad = torch.randn_like(layer(x))
-    return {
-        "exact": layer_step(layer, x, grad),
-        "ours": layer_step(ours, x, grad),
-        "limit": limit(case, layer, x, grad, keep, scope),
-    }
+    return layer, x, torch.randn_like(layer(x))
 
 
 def limit(case: Case, layer: Any, x: Tensor, grad: Tensor, keep: float, scope: str) -> Rival:
@@ -146,73 +141,22 @@ def parts(case: Case, layer: Any, x: Tensor, grad: Tensor, keep: float, scope: s
     return Rival(step, ())
 
 
-def keep_memory() -> None:
-    """Have glibc keep what is freed, as it does in a process that is warm: contenders of other sizes between
-    the steps make it give memory back, and the next step then pays for a thousand page faults."""
-    library = ctypes.CDLL(None)
-    if hasattr(library, "mallopt"):
-        trim, mmap = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
-        for option in (trim, mmap):
-            library.mallopt(option, 1 << 30)
-
-
 def _cut(tensor: Tensor, dim: int, size: int) -> Tensor:
     """The first `size` along `dim`, dense, in the memory format that the tensor has."""
     return torch.empty_like(tensor.narrow(dim, 0, size)).copy_(tensor.narrow(dim, 0, size)).detach()
 
 
-def rounds(contenders: dict[str, Rival], seconds: float) -> Iterator[dict[str, float]]:
-    """Rounds of one timed step each, in turn, seconds; the first two of each are not given."""
-    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
-    ends = time.perf_counter() + seconds
-    count = 0
-    while count < 7 or time.perf_counter() < ends:
-        times = {}
-        for name, rival in contenders.items():
-            for tensor in rival.tensors:
-                tensor.grad = None
-            started = clock()
-            rival.step()
-            times[name] = clock() - started
-        count += 1
-        if count > 2:
-            yield times
-
-
-def measured(case: Case, keep: float, policy: str, scope: str, seconds: float) -> dict[str, Any]:
-    """One row of the table."""
-    found = list(rounds(rivals(case, keep, policy, scope), seconds))
-    row: dict[str, Any] = {
-        "case": case.name,
-        "keep": keep,
-        "policy": policy,
-        "scope": scope,
-        "rounds": len(found),
-    }
-    for name in found[0]:
-        times = sorted(1e6 * times[name] for times in found)
-        row[f"{name}_us"] = round(statistics.median(times), 1)
-        row[f"{name}_low_us"] = round(times[len(times) // 4], 1)
-        row[f"{name}_min_us"] = round(times[0], 1)
-    for name, above, below in (
-        ("ratio", "exact", "ours"),
-        ("bound", "exact", "limit"),
-        ("reach", "limit", "ours"),
-    ):
-        row[name] = round(statistics.median(times[above] / times[below] for times in found), 3)
-        row[f"{name}_low"] = round(row[f"{above}_low_us"] / row[f"{below}_low_us"], 3)
-    return row
-
-
-def table(rows: Sequence[dict[str, Any]]) -> Table:
-    """What is printed."""
-    out = Table("case", "what is sampled", "exact µs", "ours µs", "limit µs", "ratio", "bound", "reach")
+def table(rows: Sequence[tuple[str, str, dict[str, Any]]]) -> Table:
+    """What is printed: the lower quartiles, and the ratios of the medians within the rounds."""
+    out = Table("case", "what is sampled", "exact", "ours", "limit", "ratio", "bound", "reach")
     out.columns[0].no_wrap = True
-    for row in rows:
-        numbers = [f"{row[f'{name}_low_us']:.0f}" for name in ("exact", "ours", "limit")]
-        shares = [f"{row[name]:.2f}" for name in ("ratio", "bound", "reach")]
-        what = f"{row['policy']} {row['keep']:g} {row['scope']}"
-        out.add_row(row["case"], what, *numbers, *shares)
+    for name, how, row in rows:
+        times, claims = row["milliseconds"], row["claims"]
+        for ratio, bound, reach in zip(claims[::3], claims[1::3], claims[2::3], strict=True):
+            exact, ours = ratio["forms"]
+            low = [f"{times[one][0]:.4g}" for one in (exact, ours, "limit")]
+            shares = [f"{one['value'][1]:.2f}" for one in (ratio, bound, reach)]
+            out.add_row(name, f"{ours} {how}", *low, *shares)
     return out
 
 
@@ -221,28 +165,26 @@ def main(
         list[str] | None, typer.Argument(help="Cases whose names begin so; all by default.")
     ] = None,
     keep: Annotated[list[float], typer.Option(help="Repeatable.")] = [0.5],  # noqa: B006 - typer's way
-    policy: Annotated[list[str], typer.Option(help="Repeatable.")] = ["topk"],  # noqa: B006
+    policy: Annotated[list[str], typer.Option(help="Repeatable; in the same rounds.")] = ["topk"],  # noqa: B006
     scope: Annotated[list[str], typer.Option(help="Repeatable.")] = ["forward"],  # noqa: B006
     threads: Annotated[int, typer.Option(help="Threads of torch.")] = 2,
     seconds: Annotated[float, typer.Option(help="Time for one row.")] = 3.0,
     system_allocator: Annotated[bool, typer.Option(help="Leave the C library's thresholds alone.")] = False,
-    out: Annotated[Path | None, typer.Option("--json", help="Also write the results here.")] = None,
 ) -> None:
-    """Time layers, exact and sampled, beside their limit."""
+    """Time layers, exact and sampled, beside their limit; milliseconds."""
     torch.set_num_threads(threads)
     if not system_allocator:
         keep_memory()
     wanted = [case for case in CASES if not cases or any(case.name.startswith(name) for name in cases)]
     if not wanted:
         raise typer.BadParameter(f"no such case; there are {', '.join(case.name for case in CASES)}")
-    work = [(case, k, p, s) for case in wanted for k in keep for p in policy for s in scope]
-    err = Console(stderr=True)
-    rows = [measured(*item, seconds) for item in track(work, "measuring", console=err)]
+    work = [(case, k, s) for case in wanted for k in keep for s in scope]
+    rows = []
+    for case, k, s in track(work, "measuring", console=Console(stderr=True)):
+        claims = [Claim(*pair) for p in policy for pair in (("exact", p), ("exact", "limit"), ("limit", p))]
+        found = rounds(contenders(case, k, policy, s), seconds)
+        rows.append((case.name, f"{k:g} {s}", told(found, claims)))
     Console().print(table(rows))
-    if out is not None:
-        out.write_text(
-            json.dumps({"about": machine("python -m benchmarks.kernels"), "rows": rows}, indent=1) + "\n"
-        )
 
 
 if __name__ == "__main__":

@@ -27,8 +27,8 @@ from fxapprox.policies import policies
 from fxapprox.sampling import draws
 from fxapprox.sampling.streams import Draw
 
-from .kernels import keep_memory
 from .machine import machine
+from .turns import keep_memory
 
 Way = tuple[str, Callable[[], object], Callable[[], object]]
 
