@@ -38,7 +38,7 @@ class BackwardLinear(torch.autograd.Function):
         return F.linear(x, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None, None]:
         (grad,), (x, weight) = grads, ctx.saved_tensors
         grad_x = None
         if ctx.needs_input_grad[0]:
@@ -46,7 +46,7 @@ class BackwardLinear(torch.autograd.Function):
             grad_x = grad.index_select(1, nodes) @ weight.index_select(0, nodes)
         rows = _largest(grad.norm(dim=1) * x.norm(dim=1), ctx.keep)
         grad_weight = grad.index_select(0, rows).t() @ x.index_select(0, rows)
-        return grad_x, grad_weight, grad.sum(0), None
+        return grad_x, grad_weight, grad.sum(0) if ctx.needs_input_grad[2] else None, None
 
 
 class Linear(nn.Linear):
@@ -74,9 +74,8 @@ class Conv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
-        weight = self.weight.detach()
-        norms = x.detach().norm(dim=(0, 2, 3)) * weight.norm(dim=(0, 2, 3))
-        channels = _largest(norms, self.keep)
+        norms = [one.detach().flatten(2).norm(dim=2).norm(dim=0) for one in (x, self.weight)]
+        channels = _largest(norms[0] * norms[1], self.keep)
         cut = Gather.apply(x, 1, channels), Gather.apply(self.weight, 1, channels)
         return F.conv2d(*cut, self.bias, self.stride, self.padding, self.dilation)
 

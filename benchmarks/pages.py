@@ -1,23 +1,21 @@
-"""The tables of the pages that hold measured numbers, made from docs/results; between markers in the pages:
-`<!-- suite:layers -->` … `<!-- end -->`. Where there are no results there is no table.
+"""The tables of speed in the pages, made from docs/results, between `<!-- suite:layers -->` and
+`<!-- end -->`. Where there are no results there is no table.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fxapprox.planfile import write_whole
-
+from .reproduce._frame import Places
+from .reproduce._pages import fill
 from .store import RESULTS
 from .turns import best
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "docs/performance.md")
-MARKED = re.compile(r"(<!-- suite:([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 Row = dict[str, Any]
 
 
@@ -36,23 +34,9 @@ def tables(folder: Path = RESULTS) -> dict[str, str]:
     }
 
 
-def filled(page: str, made: Mapping[str, str]) -> str:
-    """The page with what stands between its markers made anew. Raises KeyError for an unknown marker."""
-    return MARKED.sub(lambda found: found[1] + made[found[2]] + found[3], page)
-
-
-def write() -> list[Path]:
-    """Fill the pages; those that changed."""
-    changed = []
-    made = tables()
-    for name in PAGES:
-        path = ROOT / name
-        before = path.read_text(encoding="utf-8")
-        after = filled(before, made)
-        if after != before:
-            write_whole(path, after)
-            changed.append(path)
-    return changed
+def write() -> None:
+    """Put every table in its place."""
+    fill([ROOT / name for name in PAGES], "suite", tables(), Places().work / "pages.lock")
 
 
 def layers(rows: Sequence[Row]) -> str:
@@ -139,7 +123,7 @@ def scales(folder: Path) -> str:
         "rewrite": "Seconds of a rewrite against the number of sites",
     }
     there = {kind: title for kind, title in titles.items() if (folder / f"scale-{kind}.svg").exists()}
-    return "\n".join(f"![{title}](results/scale-{kind}.svg)\n" for kind, title in there.items())
+    return "\n\n".join(f"![{title}](results/scale-{kind}.svg)" for kind, title in there.items())
 
 
 def gated(path: Path) -> str:
@@ -197,4 +181,4 @@ def _table(head: Sequence[str], lines: Sequence[Sequence[str]], text: int) -> st
     if not lines:
         return ""
     rule = ["---"] * text + ["---:"] * (len(head) - text)
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in [head, rule, *lines])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, rule, *lines])

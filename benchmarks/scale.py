@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +28,7 @@ import fxapprox
 
 from . import kernels
 from .kernels import Case
+from .reproduce._plots import panels, save
 from .store import RESULTS, Measure, chosen, make, rows_of
 from .turns import Claim, Rival, keep_memory, rounds, told
 
@@ -113,76 +113,53 @@ def measure(point: Point, seconds: float) -> dict[str, Any]:
 
 
 def draw(rows: Mapping[str, Mapping[str, Any]], kind: str, path: Path) -> None:
-    """A panel for each axis: milliseconds above, speed against exact below."""
+    """A column for each axis: milliseconds above, speed against exact below."""
     axes = {
-        axis: values
+        axis: there
         for axis, values in AXES[kind].items()
-        if any(f"{kind}/{axis}/{value:g}" in rows for value in values)
+        if (there := [value for value in values if f"{kind}/{axis}/{value:g}" in rows])
     }
-    with drawing(path, figsize=(14, 6)) as figure:
-        grid = figure.subplots(2, len(axes), squeeze=False)
-        for column, (axis, values) in enumerate(axes.items()):
-            there = [value for value in values if f"{kind}/{axis}/{value:g}" in rows]
-            found = [rows[f"{kind}/{axis}/{value:g}"] for value in there]
-            above, below = grid[0][column], grid[1][column]
-            for name, colour in COLOURS.items():
-                spans = [row["milliseconds"][name] for row in found]
-                above.plot(there, [one[1] for one in spans], "o-", color=colour, label=NAMES[name], ms=3)
-                above.fill_between(
-                    there, [one[0] for one in spans], [one[2] for one in spans], color=colour, alpha=0.2
-                )
-            for place, name in enumerate(("topk", "limit")):
-                ratios = [row["claims"][place]["value"][1] for row in found]
-                below.plot(there, ratios, "o-", color=COLOURS[name], ms=3)
-            below.axhline(1, color=COLOURS["exact"], linewidth=1, linestyle=":")
-            for panel in (above, below):
-                panel.grid(alpha=0.3)
-                panel.set_xscale("linear" if axis in ("keep", "threads") else "log", **_base(axis))
-            above.set_yscale("log")
-            below.set_xlabel(axis)
-        grid[0][0].set_ylabel("ms, forward and backward")
-        grid[1][0].set_ylabel("times faster than exact")
-        grid[0][0].legend(fontsize=8)
+    figure, grid = panels(len(axes), 2, width=2.8, height=2.6)
+    for column, (axis, there) in enumerate(axes.items()):
+        found = [rows[f"{kind}/{axis}/{value:g}"] for value in there]
+        above, below = grid[column], grid[len(axes) + column]
+        for name, colour in COLOURS.items():
+            low, median, high = zip(*(row["milliseconds"][name] for row in found), strict=True)
+            above.plot(there, median, "o-", color=colour, label=NAMES[name], ms=3)
+            above.fill_between(there, low, high, color=colour, alpha=0.2, linewidth=0)
+        for place, name in enumerate(("topk", "limit")):
+            ratios = [row["claims"][place]["value"][1] for row in found]
+            below.plot(there, ratios, "o-", color=COLOURS[name], ms=3)
+        below.axhline(1, color=COLOURS["exact"], linewidth=1, linestyle=":")
+        if axis not in ("keep", "threads"):
+            above.set_xscale("log", base=2)
+            below.set_xscale("log", base=2)
+        above.set_yscale("log")
+        below.set_xlabel(axis)
+    grid[0].set_ylabel("ms, forward and backward")
+    grid[len(axes)].set_ylabel("times faster than exact")
+    grid[0].legend(fontsize=8)
+    save(figure, path)
 
 
 def draw_rewriting(source: Path, path: Path) -> None:
     """Seconds of a rewrite against the number of sites, our own and the model's."""
     rows = [one for one in json.loads(source.read_text(encoding="utf-8"))["rows"] if one["sites"] >= 10]
-    rows.sort(key=lambda one: one["sites"])
-    chains = [one for one in rows if one["model"].endswith(" layers")]
-    others = [one for one in rows if one not in chains]
-    with drawing(path, figsize=(5, 4)) as figure:
-        panel = figure.subplots()
-        for key, name, colour in (
-            ("ours_s", "tracing, deciding, rewriting", COLOURS["topk"]),
-            ("model_s", "running the model to check it", COLOURS["limit"]),
-        ):
-            panel.plot(
-                [one["sites"] for one in chains], [one[key] for one in chains], "o-", color=colour, label=name
-            )
-            for one in others:
-                panel.plot(one["sites"], one[key], "*", color=colour, ms=10)
-                panel.annotate(one["model"], (one["sites"], one[key]), fontsize=7, xytext=(6, 0),
-                               textcoords="offset points")  # fmt: skip
-        panel.set(xscale="log", yscale="log", xlabel="sites", ylabel="seconds of a rewrite")
-        panel.grid(alpha=0.3)
-        panel.legend(fontsize=8)
-
-
-@contextmanager
-def drawing(path: Path, figsize: tuple[float, float]) -> Iterator[Any]:
-    """A figure that is written as an SVG when the block ends well, the same bytes for the same data."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=figsize, layout="constrained")
-    yield figure
-    with matplotlib.rc_context({"svg.hashsalt": "fxapprox", "svg.fonttype": "none"}):
-        figure.savefig(path, metadata={"Date": None})
-
-
-def _base(axis: str) -> dict[str, int]:
-    return {} if axis in ("keep", "threads") else {"base": 2}
+    chains = sorted((one for one in rows if one["model"].endswith(" layers")), key=lambda one: one["sites"])
+    figure, (panel,) = panels(1, width=5, height=4)
+    for key, name, colour in (
+        ("ours_s", "tracing, deciding, rewriting", COLOURS["topk"]),
+        ("model_s", "running the model to check it", COLOURS["limit"]),
+    ):
+        sites = [one["sites"] for one in chains]
+        panel.plot(sites, [one[key] for one in chains], "o-", color=colour, label=name)
+        for one in (one for one in rows if one not in chains):
+            at = one["sites"], one[key]
+            panel.plot(*at, "*", color=colour, ms=10)
+            panel.annotate(one["model"], at, fontsize=7, xytext=(6, 0), textcoords="offset points")
+    panel.set(xscale="log", yscale="log", xlabel="sites", ylabel="seconds of a rewrite")
+    panel.legend(fontsize=8)
+    save(figure, path)
 
 
 def pictures() -> list[Path]:

@@ -21,7 +21,6 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
 
 from fxapprox.measure.cache import VARIABLE
 
@@ -129,8 +128,7 @@ def main(
         with tempfile.TemporaryDirectory() as folder:
             os.environ.setdefault(VARIABLE, folder)  # the gate measures anew
             make(FILE, rows, chosen(rows, only or [], FILE, missing=missing), line)
-    for page in pages.write():
-        Console().print(f"wrote {page}")
+    pages.write()
 
 
 if __name__ == "__main__":
