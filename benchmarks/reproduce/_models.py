@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -89,3 +90,20 @@ class Autocast(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, self.dtype):
             return self.model(x).float()
+
+
+def hidden_layers(
+    inputs: int, layers: int, width: int, classes: int = 10, *, relu: bool = True
+) -> nn.Sequential:
+    """So many hidden linear layers and one behind them, weights by He et al. 2015, biases 0. Without `relu`
+    the whole is linear."""
+    sizes = [inputs, *([width] * layers)]
+    parts: list[nn.Module] = [nn.Flatten()]
+    for before, after in pairwise(sizes):
+        parts += [nn.Linear(before, after), *([nn.ReLU()] if relu else [])]
+    parts.append(nn.Linear(width, classes))
+    for part in parts:
+        if isinstance(part, nn.Linear):
+            nn.init.kaiming_normal_(part.weight, nonlinearity="relu" if relu else "linear")
+            nn.init.zeros_(part.bias)
+    return nn.Sequential(*parts)
