@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ._experiment import Row
-from ._pages import markdown, spread, where
+from ._pages import PENDING, markdown, spread, where
 from ._plots import colours, curve, panels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from matplotlib.figure import Figure
+
+
+TABLES = ("accuracy", "answers", "batch", "cifar", "seconds", "growth", "rates")
 
 
 def _unique(rows: Sequence[Row], column: str) -> list:
@@ -24,7 +27,7 @@ def _by_depth(rows: list[Row], mode: str) -> list[Row]:
 
 
 def tables(rows: list[Row]) -> dict[str, str]:
-    found = {**_accuracies(rows), **_times(rows)}
+    found = {**dict.fromkeys(TABLES, PENDING), **_accuracies(rows), **_times(rows)}
     if grown := where(rows, phase="growth"):
         found["growth"] = _growth(grown)
     if searched := where(rows, phase="rate"):

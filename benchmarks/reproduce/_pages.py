@@ -11,6 +11,8 @@ from ._experiment import Row
 from ._store import locked, whole
 
 END = "<!-- end -->"
+PENDING = "Not run yet."
+"""What a table says while no run has given it a row."""
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -26,7 +26,7 @@ from . import _store
 from ._experiment import Experiment, Given, Row, Run
 from ._frame import Places
 from ._models import Autocast, ResidualNet
-from ._pages import markdown, spread, where
+from ._pages import PENDING, markdown, spread, where
 from ._plots import panels
 from ._train import accuracy, shifted_and_flipped, train
 
@@ -306,7 +306,7 @@ def better(row: Row) -> float:
 
 def tables(rows: list[Row]) -> dict[str, str]:
     """Where the arms end, and the search for their rates."""
-    found: dict[str, str] = {}
+    found = {"arms": PENDING, "rates": PENDING}
     finals = where(rows, phase="final")
     whole = duration(ARMS["exact"], rows)
     cells = []
