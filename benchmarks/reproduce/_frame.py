@@ -19,6 +19,7 @@ from . import _pages, _plots, _store
 from ._experiment import Experiment, Given, Run
 
 ROOT = Path(__file__).parents[2]
+REDRAW = 60.0  # seconds: drawing takes a second or two, which some runs do not
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def carry_out(experiment: Experiment, wanted: Wanted, places: Places, console: C
             f"error: no arm of {experiment.name} fits --only {wanted.only!r}\n  there are: {arms}"
         )
     runs = [run for run in fitting if run.alone == wanted.timing]
-    started = time.monotonic()
+    started = drawn = time.monotonic()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task(experiment.name, total=len(runs))
@@ -61,6 +62,9 @@ def carry_out(experiment: Experiment, wanted: Wanted, places: Places, console: C
             if wanted.limit is not None and time.monotonic() - started >= 60 * wanted.limit:
                 break
             _carry_out(run, experiment, wanted, places, progress)
+            if time.monotonic() - drawn > REDRAW:
+                show(experiment, places)
+                drawn = time.monotonic()
             progress.advance(bar)
     for mark in show(experiment, places):
         console.print(f"no page has a place for {mark}", markup=False)
@@ -95,7 +99,6 @@ def _carry_out(run: Run, experiment: Experiment, wanted: Wanted, places: Places,
         given.checkpoint.unlink(missing_ok=True)
         progress.remove_task(bar)
         progress.console.print(f"{run.name}: {rows[-1] if rows else 'no rows'}", highlight=False)
-    show(experiment, places)
 
 
 def _arguments(experiment: Experiment, run: Run) -> str:

@@ -56,6 +56,12 @@ def curve(
         axes.fill_between(places, low, high, color=drawn[0].get_color(), alpha=0.15, linewidth=0)
 
 
+def legend(axes: Axes, size: float = 7.0) -> None:
+    """A legend, where anything is drawn yet."""
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=size)
+
+
 def colours(names: Sequence[str]) -> dict[str, str]:
     """A colour of the default cycle for each name, the same in all panels of a figure."""
     return {name: f"C{i % 10}" for i, name in enumerate(names)}

@@ -23,7 +23,7 @@ from fxapprox.testing.policies import SeededStream
 from ..datasets import mnist
 from ._experiment import Experiment, Given, Row, Run
 from ._pages import markdown, spread, where
-from ._plots import colours, curve, panels
+from ._plots import colours, curve, legend, panels
 from ._train import accuracy, train
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ def figures(rows: list[Row]) -> dict[str, Figure]:
             axis.axhline(row["error"], color="grey", linestyle=":", label="nothing kept")
         axis.set(title=arm if arm != TRAINED else f"{arm}, layer fc2", xlabel="pairs kept, %", yscale="log")
     axes[0].set(ylabel="‖error‖ / (‖A‖·‖B‖)")
-    axes[0].legend(fontsize=7)
+    legend(axes[0])
     return {"keep": figure}
 
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 import pytest
 
+from benchmarks.reproduce import _store, error
 from fxapprox.policies import policies
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "policies.md").read_text()
 CARDS = dict(re.findall(r"^## `([\w-]+)`\n(.*?)(?=^## )", PAGE, flags=re.M | re.S))
-RESULTS = json.loads((DOCS / "results" / "policy_error.json").read_text())
-ROWS = RESULTS["rows"]
+ROWS = [row for row in _store.read(DOCS / "results", "error").rows if row["arm"] in error.INPUTS]
+ERRORS = {(row["policy"], row["arm"], row["keep"]): row for row in ROWS}
 
 
 def test_every_policy_of_ours_has_a_card() -> None:
@@ -32,24 +32,23 @@ def test_a_card_says_everything(name: str) -> None:
     assert bias.startswith("none" if name == "exact" else says)
 
 
-@pytest.mark.parametrize("row", sorted(ROWS))
-def test_numbers_on_cards_and_in_tables_are_the_measured_ones(row: str) -> None:
+@pytest.mark.parametrize("row", error.variants())
+def test_numbers_on_cards_are_the_measured_ones(row: str) -> None:
     name, _, option = row.partition(", ")
     label = f"**Measured error** with `{option}`: " if option else "**Measured error**: "
     card = CARDS[name].split(label)[1].splitlines()[0]
-    assert card == " · ".join(f"{of_k['50']['mean']:.3f}" for of_k in ROWS[row]["error"].values())
-    for of_k in ROWS[row]["error"].values():
-        assert f"| {row} | " + " | ".join(f"{cell['mean']:.3f}" for cell in of_k.values()) + " |" in PAGE
+    assert card == " · ".join(f"{ERRORS[row, arm, 50]['error']:.3f}" for arm in error.INPUTS)
 
 
 def test_what_the_page_says_of_the_tables_is_in_them() -> None:
-    nothing = [f"{error:.2f}" for error in RESULTS["nothing"].values()]
+    nothing = [f"{ERRORS['nothing kept', arm, 0]['error']:.2f}" for arm in error.INPUTS]
     assert f"has an error of {', '.join(nothing[:-1])} and {nothing[-1]}" in " ".join(PAGE.split())
-    unbiased = [row for row in ROWS if policies.get(row.partition(",")[0]).unbiased != ("scale" in row)]
+    unbiased = [name for name, each in error.variants().items() if each.policy.unbiased and not each.center]
     assert {"pps", "crs", 'weighted, scale = "horvitz-thompson"'} < set(unbiased)
-    for label, of_k in ROWS["pps"]["error"].items():
-        for k, pps in of_k.items():
-            for row in unbiased:
-                other = ROWS[row]["error"][label][k]
-                noise = 3 * ((pps["deviation"] ** 2 + other["deviation"] ** 2) / RESULTS["runs"]) ** 0.5
-                assert pps["mean"] < other["mean"] + noise, (label, k, row)
+    for arm in error.INPUTS:
+        for kept in error.TOLD:
+            pps = ERRORS["pps", arm, kept]
+            for name in unbiased:
+                other = ERRORS[name, arm, kept]
+                noise = 3 * ((pps["deviation"] ** 2 + other["deviation"] ** 2) / error.PAIRS) ** 0.5
+                assert pps["error"] < other["error"] + noise, (arm, kept, name)
