@@ -11,7 +11,7 @@ from torch import nn
 
 from fxapprox.measure.timing import Budget, in_turn, quartiles
 
-from ..kernels import keep_memory
+from ..turns import keep_memory
 from ._experiment import Given, Row
 
 EPOCH = 10_000

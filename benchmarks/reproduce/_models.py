@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import fxapprox
 from examples.resnet import Block
+from examples.transformer import Layer
 
 
 def rewritten(model: nn.Module, inputs: Tensor, keys: Mapping[str, Any], *, depth: str = "1:") -> nn.Module:
@@ -68,6 +69,8 @@ class ResidualNet(nn.Module):
     """A wide and shallow residual network for 32×32 images: a 3×3 convolution, then two blocks of
     examples/resnet.py, of 2·`width` channels on 16×16 and 4·`width` on 8×8 positions, where sampling pays."""
 
+    last = ("blocks.1",)  # what trains beside the head where only last layers do
+
     def __init__(self, width: int = 64, classes: int = 10) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=False)
@@ -78,6 +81,26 @@ class ResidualNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         x = torch.relu(self.bn1(self.conv1(images)))
         return self.fc(self.blocks(x).mean((2, 3)))
+
+
+class RowTransformer(nn.Module):
+    """The layers of examples/transformer.py over the 28 rows of an image, and the mean of what they give."""
+
+    last = ("layers.3", "norm")
+
+    def __init__(self, width: int = 256, layers: int = 4, classes: int = 10) -> None:
+        super().__init__()
+        self.embed = nn.Linear(28, width)
+        self.position = nn.Parameter(torch.zeros(28, width))
+        self.layers = nn.ModuleList(Layer(width, 4, dropout=0.0) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        self.fc = nn.Linear(width, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.embed(images.squeeze(1)) + self.position
+        for layer in self.layers:
+            x = layer(x)
+        return self.fc(self.norm(x).mean(1))
 
 
 class Autocast(nn.Module):

@@ -21,7 +21,7 @@ import fxapprox
 from fxapprox.measure.timing import Budget, in_turn
 
 from ..datasets import Images, cifar10
-from ..kernels import keep_memory
+from ..turns import keep_memory
 from . import _store
 from ._experiment import Experiment, Given, Row, Run
 from ._frame import Places
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 SETTINGS: dict[str, Any] = {
     "images": 10_000, "test": 10_000, "curve": 1_000, "width": 64, "epochs": 6, "batch": 64,
     "momentum": 0.9, "weight_decay": 5e-4, "schedule": "OneCycleLR", "augmentation": "shift 4, flip",
-    "statistics": 1_000, "rates": [0.03, 0.1, 0.3], "search_images": 3_200, "search_epochs": 2,
+    "statistics": 1_000, "rates": [0.01, 0.03, 0.1], "search_images": 3_200, "search_epochs": 2,
     "validation": 2_000, "rounds": 25,
 }  # fmt: skip
 CENTRED = {"policy": "topk", "center": True}
