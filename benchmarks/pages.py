@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +136,7 @@ def gated(path: Path) -> str:
         cells = [f"{worst[0]:.2f}× ({worst[1]})", f"{one['median']:.2f}×", f"{best[0]:.2f}× ({best[1]})"]
         lines.append([names[arm], str(one["models"]), *cells])
     text = _table(["exact/rewritten", "models", "worst", "median", "best"], lines, 1)
-    return _made(table["rows"], text)
+    return _made([row for row in table["rows"] if "about" in row], text)
 
 
 def _read(path: Path) -> list[Row]:
@@ -172,8 +172,11 @@ def _made(rows: Sequence[Row], table: str) -> str:
     """The table with a line that says where and when its rows were measured."""
     if not table:
         return ""
-    told: Callable[[str], str] = lambda key: ", ".join(sorted({str(row["about"][key]) for row in rows}))  # noqa: E731
-    return f"{told('cpu')}, {told('threads')} threads, torch {told('torch')}, {told('date')}.\n\n{table}"
+
+    def told(key: str) -> str:
+        return ", ".join(sorted({str(row["about"][key]) for row in rows}))
+
+    return f"{told('cpu')}, threads: {told('threads')}, torch {told('torch')}, {told('date')}.\n\n{table}"
 
 
 def _table(head: Sequence[str], lines: Sequence[Sequence[str]], text: int) -> str:

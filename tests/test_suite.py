@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks import gate as gate_benchmark
 from benchmarks import kernels, nets, pages, rivals, scale, suite, turns
 from benchmarks.naive import BackwardLinear, published
 from benchmarks.reproduce._pages import placed
@@ -198,7 +199,7 @@ def test_tables_of_made_up_results(tmp_path: Path) -> None:
     )
     table = pages.tables(tmp_path)["layers"]
     assert "| a forward 0.1 | 2000.00 | 1000.00 | 2000.00 | **2.00× (≥ 2.5)** | 2.00× |" in table
-    assert table.startswith("a processor, 2 threads, torch 2.13, 2026-01-01.")
+    assert table.startswith("a processor, threads: 2, torch 2.13, 2026-01-01.")
 
 
 @pytest.mark.parametrize("name", pages.PAGES)
@@ -210,3 +211,25 @@ def test_the_pages_tables_are_what_the_data_give(name: str) -> None:
         placed_somewhere += stands is not None
         assert stands in (None, made), f"{table} in {name}: python -m benchmarks.suite --tables"
     assert placed_somewhere
+
+
+def test_the_gates_rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    ratios = {"slow": 0.9, "same": 1.0, "fast": 2.0}
+    settings = {"batch": 2}
+    gated = {"sites": 3, "sampled": 1}
+    rows = [{"name": name, "settings": settings, "gated": {**gated, "ratio": ratio}, "about": ABOUT}
+            for name, ratio in ratios.items()]  # fmt: skip
+    rows.append({"name": "broken", "settings": settings, "error": "no module"})
+    told = gate_benchmark.totals(rows)
+    assert told == {"gated": {"models": 3, "worst": (0.9, "slow"), "median": 1.0, "best": (2.0, "fast")}}
+    for row in rows:
+        put(tmp_path / "gate.json", row, [one["name"] for one in rows], totals=told)
+    table = "| with the gate | 3 | 0.90× (slow) | 1.00× | 2.00× (fast) |"
+    assert table in pages.tables(tmp_path)["gate"]
+    monkeypatch.setattr(gate_benchmark, "RESULTS", tmp_path / "gate.json")
+    names = ["slow", "fast", "broken", "new"]
+    assert gate_benchmark.wanted(names, settings, missing=True) == ["broken", "new"]
+    assert gate_benchmark.wanted(names, settings, missing=False) == names
+    assert gate_benchmark.wanted(names, {"batch": 4}, missing=True) == names
+    assert gate_benchmark.line(rows[0]) == "slow: 0.90× gated, 1 of 3 sites"
+    assert gate_benchmark.line(rows[3]) == "broken: no module"

@@ -23,6 +23,9 @@ from ..passes.layers import FunctionSite, sampling_modules
 from ..passes.parts import Sites
 from ..sites import PRODUCTS, Product, ProductName
 
+BLOCK = 65_521
+"""Numbers drawn for a tensor at most; a prime, so that no two of its rows are alike."""
+
 
 @dataclass(frozen=True)
 class Contracted:
@@ -170,9 +173,13 @@ def layer_tensors(module: nn.Module) -> list[Tensor]:
 
 
 def real(tensor: Tensor, device: torch.device) -> Tensor:
-    """A leaf like a tensor without values: normally distributed numbers in the same memory layout."""
+    """A leaf like a tensor without values, of normally distributed numbers in the same memory layout.
+
+    They repeat after BLOCK: to draw each of a large activation's takes longer than to contract it."""
     extent = 1 + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
-    flat = torch.randn(extent if tensor.numel() else 0, dtype=tensor.dtype, device=device)
+    extent = extent if tensor.numel() else 0
+    block = torch.randn(min(extent, BLOCK), dtype=tensor.dtype, device=device)
+    flat = block.repeat(-(-extent // BLOCK))[:extent] if extent > BLOCK else block
     return flat.as_strided(tensor.shape, tensor.stride()).requires_grad_(tensor.requires_grad)
 
 

@@ -27,7 +27,9 @@ from .sites import CallTimes, time_call
 from .timing import Budget
 
 SECONDS = 3.0
-"""Time for all measurements of a model together."""
+"""Time for all of it, the forward pass that meets the calls included."""
+AT_LEAST = 1.5
+"""Of it for the measurements, however long that forward pass takes."""
 EACH = Budget(seconds=0.1, least=3, warm_up=1)
 """For one of them."""
 ROUNDS = EACH.least + EACH.warm_up + 1
@@ -35,8 +37,8 @@ ROUNDS = EACH.least + EACH.warm_up + 1
 RESERVE = 0.4
 """Of SECONDS, for calls that take less than QUICK to measure: small ones are cheap to ask and lose most."""
 QUICK = 0.02
-LIMIT = 5.0
-"""After this a measurement that takes longer than foreseen is broken off."""
+GRACE = 0.5
+"""Seconds over the time after which a measurement that takes longer than foreseen is broken off."""
 PRIOR = 2e-10
 """Seconds for a FLOP of the exact and the sampled call together, where no call of LARGE FLOPs is known."""
 LARGE = 1e8
@@ -54,16 +56,18 @@ def verdicts(
     example inputs reaches is missing.
 
     Calls that take equally long are measured once, on random operands of their shapes, those with most
-    FLOPs first, in SECONDS all in all; what there is no time for is judged by the nearest in FLOPs that is
-    of the same kind and treatment. Copies of the model run. Nothing raises: a number that cannot be had is
-    not worth a failed rewrite, and the verdict says why there is none."""
+    FLOPs first, in SECONDS all in all and one measurement more at most; what there is no time for is judged
+    by the nearest in FLOPs that is of the same kind and treatment. Copies of the model run. Nothing raises:
+    a number that cannot be had is not worth a failed rewrite, and the verdict says why there is none."""
     threads = torch.get_num_threads()
+    began = time.perf_counter()
     try:
         calls = _calls(captured, decisions)
     except Exception as failure:
         return {d.site.id: Verdict("unmeasured", threads, by=_said(failure)) for d in decisions}
     found = _Found(Cache(threads))
-    found.look_at(calls, tick or (lambda doing, done: None))
+    ends = max(began + SECONDS, time.perf_counter() + AT_LEAST)
+    found.look_at(calls, ends, tick or (lambda doing, done: None))
     by_site: dict[str, list[SampledCall]] = {}
     for call in calls:
         for site in call.sites:
@@ -126,8 +130,8 @@ class _Found:
         self.distinct: dict[str, SampledCall] = {}
         self.failed: dict[str, str] = {}
 
-    def look_at(self, calls: Sequence[SampledCall], tick: Tick) -> None:
-        """Take each distinct call from the cache or measure it, as far as the time allows."""
+    def look_at(self, calls: Sequence[SampledCall], ends: float, tick: Tick) -> None:
+        """Take each distinct call from the cache or measure it, as far as the time until `ends` allows."""
         alike: dict[str, list[SampledCall]] = {}
         for call in calls:
             alike.setdefault(call.key, []).append(call)
@@ -139,14 +143,14 @@ class _Found:
                 left.append(same[0])
             else:
                 self.timed[same[0].key] = known
-        began = time.perf_counter()
+        watch = _watch(time.perf_counter(), ends, tick)
         while left:
-            spent = time.perf_counter() - began
-            following = next((one for one in left if self._fits(one, SECONDS - spent)), None)
+            remains = ends - time.perf_counter()
+            following = next((one for one in left if self._fits(one, remains)), None)
             if following is None:
                 break
             left.remove(following)
-            self._measure(following, (SECONDS - spent) / (len(left) + 1), _watch(began, tick))
+            self._measure(following, remains / (len(left) + 1), watch)
 
     def _fits(self, call: SampledCall, seconds: float) -> bool:
         """Whether there is time to measure the call in the seconds that are left of all."""
@@ -154,13 +158,14 @@ class _Found:
         return cost < (seconds if cost < QUICK else seconds - RESERVE)
 
     def _cost(self, call: SampledCall) -> float:
-        """Seconds that measuring it takes at least, at the speed of the largest call that is known."""
-        known = [self.distinct[key] for key in self.timed]
-        largest = max(known, key=lambda one: one.flops, default=None)
+        """Seconds that measuring it takes at least, at the speed of the known call that is nearest in FLOPs,
+        a large one: of small calls the time is not in the FLOPs."""
+        known = [one for key in self.timed if (one := self.distinct[key]).flops >= LARGE]
+        near = min(known, key=lambda one: abs(math.log(one.flops / max(call.flops, 1))), default=None)
         rate = PRIOR
-        if largest is not None and largest.flops >= LARGE:
-            timed = self.timed[largest.key]
-            rate = (timed.exact + timed.ours) / largest.flops
+        if near is not None:
+            timed = self.timed[near.key]
+            rate = (timed.exact + timed.ours) / near.flops
         return ROUNDS * rate * call.flops
 
     def _measure(self, call: SampledCall, seconds: float, watch: Callable[[float], object]) -> None:
@@ -206,13 +211,13 @@ class _Found:
         return Verdict("judged" if judges else "measured", threads, *rounded, by)
 
 
-def _watch(began: float, tick: Tick) -> Callable[[float], None]:
+def _watch(began: float, ends: float, tick: Tick) -> Callable[[float], None]:
     """Tells how far the time is spent, and ends a measurement that takes too long."""
 
     def watch(_: float) -> None:
-        spent = time.perf_counter() - began
-        tick(DOING, min(spent / SECONDS, 1.0))
-        if spent > LIMIT:
+        now = time.perf_counter()
+        tick(DOING, min((now - began) / (ends - began), 1.0))
+        if now > ends + GRACE:
             raise _OutOfTime
 
     return watch

@@ -195,7 +195,7 @@ def _arm(call: SampledCall, made: _Made, run: Callable[[], Any]) -> Arm:
         with call.modes.entered():
             return run()
 
-    grads = [torch.randn_like(result) for result in _trained(forward())]
+    grads = [real(result.detach(), result.device) for result in _trained(forward())]
 
     def arm() -> None:
         results = _trained(forward())

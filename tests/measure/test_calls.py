@@ -20,6 +20,7 @@ from fxapprox.kinds import Operation
 from fxapprox.kinds._convolution import Convolution
 from fxapprox.kinds.linear import Rows
 from fxapprox.measure import Budget, sampled_calls, time_call
+from fxapprox.measure.calls import real
 from fxapprox.measure.limit import limit
 from fxapprox.policies import policies
 from fxapprox.sites import PRODUCTS
@@ -278,3 +279,12 @@ def test_the_exact_side_has_the_weights_of_an_exact_layer(monkeypatch: pytest.Mo
     usual = nn.Conv2d(8, 8, 3).weight.stride()
     assert seen["exact"] == usual
     assert seen["ours"] == call.module.weight.stride() != usual  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (0, 4), (70, 1000)])
+def test_operands_have_the_layout_of_those_that_were_met(shape: tuple[int, int]) -> None:
+    shell = torch.empty(shape, device="meta").t().requires_grad_()
+    made = real(shell, torch.device("cpu"))
+    assert (made.shape, made.stride(), made.requires_grad) == (shell.shape, shell.stride(), True)
+    assert made.is_leaf
+    assert len(made.detach().t().unique(dim=0)) == shape[0]

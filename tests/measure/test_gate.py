@@ -261,11 +261,26 @@ def test_a_call_of_another_kind_or_treatment_is_no_judge(clock: Clock) -> None:
 
 
 def test_a_measurement_that_takes_too_long_is_broken_off(clock: Clock) -> None:
-    clock.seconds = gate.LIMIT + 1
+    clock.seconds = gate.SECONDS + gate.GRACE + 0.1
     decided = plan()
     assert {str(d.gate) for d in decided.decisions} == {
         "not measured by the gate: no time was left, and no call like it is known"
     }
+
+
+@pytest.mark.parametrize("forward", [1.5, 100.0])
+def test_the_pass_that_meets_the_calls_is_part_of_the_time(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, forward: float
+) -> None:
+    met = gate._calls
+
+    def slow(*given: Any) -> Any:
+        clock.now += forward
+        return met(*given)
+
+    monkeypatch.setattr(gate, "_calls", slow)
+    clock.seconds = 0.5  # all four take 2 s, and 1.5 are left, or given at least
+    assert [d.gate.how for d in plan().decisions].count("measured") == 3  # type: ignore[union-attr]
 
 
 def test_a_call_too_large_for_the_time_is_not_begun(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,8 +293,8 @@ def test_a_call_too_large_for_the_time_is_not_begun(clock: Clock, monkeypatch: p
 
 def test_time_is_kept_for_small_calls(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gate, "PRIOR", 1e-6)  # `back` would take 0.09 s, `wide` 0.06, `head` 0.01
-    monkeypatch.setattr(gate, "RESERVE", 0.55)
-    clock.seconds = 2.4
+    monkeypatch.setattr(gate, "RESERVE", 1.25)
+    clock.seconds = 1.7
     decided = plan()
     assert clock.asked == ["twice", "head"]
     assert decided.by_id["head"].gate.how == "measured"  # type: ignore[union-attr]
