@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from torch import nn
 
-from benchmarks.datasets import Images
-from benchmarks.reproduce import _frame, _pages, _store
+import fxapprox
+from benchmarks.datasets import Images, energy
+from benchmarks.reproduce import _frame, _pages, _store, error
 from benchmarks.reproduce.__main__ import main
 from benchmarks.reproduce._experiment import Experiment, Given, Row, Run, experiments
 from benchmarks.reproduce._frame import Places, Wanted
@@ -289,3 +290,34 @@ def test_shifted_and_flipped_images_are_pieces_of_the_padded_ones() -> None:
             for piece in [before[:, top : top + 6, left : left + 6]]
         ]
         assert any(torch.equal(after, p) or torch.equal(after, p.flip(-1)) for p in pieces)
+
+
+@pytest.mark.parametrize("name", ["topk", "topk, center = true"])
+def test_the_error_of_a_product_is_that_of_a_layer(name: str) -> None:
+    torch.manual_seed(0)
+    layer, x = nn.Linear(40, 30, bias=False), torch.rand(20, 40)
+    variant, weight = error.variants()[name], layer.weight.detach()
+    fast = fxapprox.rewrite(layer, (x,), policy="topk", keep=0.25, center=variant.center, gate=False)
+    with torch.no_grad():
+        off, exact = (fast(x) - layer(x)).norm(), layer(x).norm()
+    own, relative = variant.errors(x, weight.t(), 10, 0)
+    assert relative == pytest.approx(float(off / exact), rel=1e-4)
+    assert own == pytest.approx(float(off / (x.norm() * weight.norm())), rel=1e-4)
+
+
+def test_buildings(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"has no energy_efficiency\.csv"):
+        energy(str(tmp_path))
+    lines = ["a,b,c,d,e,f,g,h,heating,cooling"]
+    lines += [f"{i},{i % 7},{i % 5},{i},{i % 2},{2 + i % 4},{i % 3},{i % 6},{i / 2},0" for i in range(768)]
+    (tmp_path / "energy_efficiency.csv").write_text("\n".join(lines) + "\n")
+    found = energy(str(tmp_path), split=1)
+    assert (found.train.shape, found.test.shape) == ((576, 16), (192, 16))
+    assert (found.train_label.shape, found.test_label.shape) == ((576, 1), (192, 1))
+    assert torch.allclose(found.train[:, :6].mean(0), torch.zeros(6), atol=1e-5)
+    every = torch.cat([found.train, found.test])
+    assert torch.equal(every[:, 6:10].sum(1), torch.ones(768))
+    assert torch.equal(every[:, 10:].sum(1), torch.ones(768))
+    labels = torch.cat([found.train_label, found.test_label]).flatten()
+    assert torch.equal(labels.sort().values, torch.arange(768) / 2)
+    assert torch.equal(every[:, 6:10].argmax(1), (2 * labels).long() % 4)
