@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +22,11 @@ class Adapted(nn.Module):
             self.down: nn.Module = nn.Linear(layer.in_features, rank, bias=False)
             self.up: nn.Module = nn.Linear(rank, layer.out_features, bias=False)
         else:
-            kernel, stride, padding = layer.kernel_size, layer.stride, layer.padding
+            shape: tuple[Any, ...] = (layer.kernel_size, layer.stride, layer.padding)
+            kernel, stride, padding = shape
             self.down = nn.Conv2d(layer.in_channels, rank, kernel, stride, padding, bias=False)
             self.up = nn.Conv2d(rank, layer.out_channels, 1, bias=False)
-        nn.init.zeros_(self.up.weight)  # type: ignore[arg-type]
+        nn.init.zeros_(self.up.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.add(self.layer(x), self.up(self.down(x)))

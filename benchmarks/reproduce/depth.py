@@ -28,7 +28,7 @@ from ._train import accuracy, train
 
 SETTINGS: dict[str, Any] = {
     "width": 1000, "layers": [1, 3, 5, 7],
-    "rates": {"M": [0.003, 0.01, 0.03, 0.1], "S": [0.001, 0.003, 0.01]},
+    "rates": {"M": [0.0001, 0.001, 0.01, 0.03, 0.1], "S": [0.00001, 0.0001, 0.001, 0.003, 0.01]},
     "M": {"batch": 20, "images": 10_000, "epochs": 3}, "S": {"batch": 1, "images": 2_000, "epochs": 1},
     "batches": [5, 10, 20, 50, 100], "batch_epochs": 2,
     "CIFAR-10": {"batch": 20, "images": 5_000, "epochs": 3, "test": 5_000},
@@ -64,7 +64,12 @@ class Case:
 
     @property
     def search(self) -> str:
-        return f"{SEARCH}{self.method}, {self.mode}"
+        return f"{SEARCH}{self.method} {self.mode}, {self.layers} layers"
+
+    @property
+    def searched(self) -> Case:
+        """The case whose rate this one takes."""
+        return case(self.method, self.mode, layers=self.layers)
 
     def model(self) -> nn.Module:
         """From the global generator's next numbers; all linear layers but the last are sampled."""
@@ -105,14 +110,14 @@ def cases() -> dict[str, Case]:
 
 
 def runs(seeds: Sequence[int]) -> list[Run]:
-    """The errors' growth, then seed by seed; a method's rate is searched, once, before its first run."""
+    """The errors' growth, then seed by seed; a rate is searched once, before it is used."""
     found = [Run("growth", seed) for seed in seeds]
     searched = set()
     for seed in seeds:
         for name, one in cases().items():
             if one.search not in searched:
                 searched.add(one.search)
-                found.append(Run(one.search, 0, case(one.method, one.mode).keys))
+                found.append(Run(one.search, 0, one.searched.keys))
             found.append(Run(name, seed, one.keys))
     return [*found, Run("seconds", 0, {"alone": True})]
 
@@ -123,11 +128,10 @@ def perform(run: Run, given: Given) -> list[Row]:
     if run.arm == "growth":
         return _growth.rows(mnist(str(given.data)), run.seed, given)
     if run.arm.startswith(SEARCH):
-        method, mode = run.arm.removeprefix(SEARCH).split(", ")
-        return search(case(method, mode), given)
+        return search(next(each.searched for each in cases().values() if each.search == run.arm), given)
     one = cases()[run.arm]
     known = where(_store.read(Places().results, "depth").rows, arm=one.search)
-    rate = best(known or search(case(one.method, one.mode), given))
+    rate = best(known or search(one.searched, given))
     data = images_of(one.mode, given, SETTINGS[one.mode]["images"])
     rows, model = trained(one, data, rate, run.seed, given)
     about = {"mode": one.mode, "method": one.method, "layers": one.layers, "batch": one.batch}
@@ -169,7 +173,7 @@ def trained(one: Case, data: Images, rate: float, seed: int, given: Given) -> tu
 
 
 def search(one: Case, given: Given) -> list[Row]:
-    """Accuracy on held-out training images after a few steps at each rate, three hidden layers."""
+    """Accuracy on held-out training images after a few steps at each rate."""
     mode, held = SETTINGS[one.mode], SETTINGS["validation"]
     data = images_of(one.mode, given, mode["images"] if one.mode != "S" else mode["images"] + held)
     count = min(len(data.train) - held, SETTINGS["search_steps"] * one.batch)
