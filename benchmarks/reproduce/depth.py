@@ -28,7 +28,7 @@ from ._train import accuracy, train
 
 SETTINGS: dict[str, Any] = {
     "width": 1000, "layers": [1, 3, 5, 7],
-    "rates": {"M": [0.0001, 0.001, 0.01, 0.03, 0.1], "S": [0.00001, 0.0001, 0.001, 0.003, 0.01]},
+    "rates": {"M": [0.00001, 0.0001, 0.001, 0.01, 0.03, 0.1], "S": [0.00001, 0.0001, 0.001, 0.003, 0.01]},
     "M": {"batch": 20, "images": 10_000, "epochs": 3}, "S": {"batch": 1, "images": 2_000, "epochs": 1},
     "batches": [5, 10, 20, 50, 100], "batch_epochs": 2,
     "CIFAR-10": {"batch": 20, "images": 5_000, "epochs": 3, "test": 5_000},
@@ -37,6 +37,7 @@ SETTINGS: dict[str, Any] = {
 METHODS: dict[str, dict[str, Any]] = {
     "standard": {},
     "dropout": {"policy": "dropout", "keep": 0.05},
+    "dropout 0.5": {"policy": "dropout", "keep": 0.5},
     "adaptive-dropout": {"policy": "adaptive-dropout", "beta": -3.0},
     "alsh": {"policy": "alsh"},
     "MC-approx": {
