@@ -24,7 +24,7 @@ from fxapprox.passes.layers import sites_of
 from fxapprox.plan import Plan, in_words
 from fxapprox.policies import policies
 from fxapprox.problems import Problem
-from fxapprox.report.facts import kept_bytes
+from fxapprox.report.memory import kept_bytes
 from fxapprox.schedules import Schedule, read_keep
 from fxapprox.syntax import read_choice, spell_choice
 

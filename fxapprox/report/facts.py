@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Protocol, cast, get_args
-
-import torch
 
 from ..capture._types import Capture, Edge, Note, Operator
 from ..choices import Choice, Sampled, Treatment, drawn_from, flops_after
@@ -20,6 +17,7 @@ from ..rules import Explanation, Match
 from ..schedules import Schedule
 from ..sites import PRODUCTS, ProductName, Site
 from ..verdict import How, Verdict
+from .memory import kept_bytes, kept_in_all
 
 FORMAT = 1
 UNIT = "FLOPs, 2 per multiply-add, forward + backward"
@@ -68,7 +66,9 @@ def facts(
         "rung": captured.rung if captured else None,
         "seconds": dict(captured.seconds) if captured else None,
         "averaged_over": max(map(_steps, plan.rewritten), default=0) or None,
-        "totals": _totals(sites, captured.total_flops if captured else None),
+        "totals": _totals(
+            sites, captured.total_flops if captured else None, kept_in_all(plan.decisions, captured)
+        ),
         "gate": _gate_totals(plan),
         "sites": sites,
         "notes": [dataclasses.asdict(note) for note in captured.notes] if captured else [],
@@ -144,24 +144,6 @@ def site_facts(decision: Decision) -> dict[str, Any]:
     }
 
 
-def kept_bytes(site: Site, choice: Choice | None) -> tuple[int, int]:
-    """Bytes of its input that a site keeps for the backward pass: (exact, as chosen).
-
-    Only a site whose weight gradient goes through the pairs of the forward keeps the sampled part
-    alone; nothing is kept for a weight that gets no gradient. What another operation keeps of the same
-    tensor is not known here, so the saving is the most there can be. A schedule counts with the step that
-    keeps most: memory must hold that one, too."""
-    if not site.products["grad_weight"].flops:
-        return 0, 0
-    whole = math.prod(site.input_shape) * _itemsize(site.dtype) * site.calls
-    sampled = choice.sampled("forward") if choice else None
-    forward = site.products["forward"].pairs
-    cut = sampled is not None and sampled.policy.samples == "pairs" and forward
-    if choice is None or sampled is None or choice.grad_weight != "reuse" or not cut:
-        return whole, whole
-    return whole, round(whole * sampled.range(forward)[1] / forward)
-
-
 def _product(site: Site, choice: Choice | None, name: ProductName) -> dict[str, Any]:
     one = site.products[name]
     treatment: Treatment = choice.treatment(name) if choice else "exact"
@@ -211,8 +193,8 @@ def _options(sampled: Sampled) -> dict[str, Any]:
     return {field.name: getattr(policy, field.name) for field in dataclasses.fields(policy)}
 
 
-def _totals(sites: list[dict[str, Any]], model: int | None) -> dict[str, Any]:
-    """Sums over the sites, and what share of the whole model's training FLOPs they hold."""
+def _totals(sites: list[dict[str, Any]], model: int | None, kept: tuple[int, int]) -> dict[str, Any]:
+    """Sums over the sites, what share of the whole model's training FLOPs they hold, and the bytes kept."""
     inside = sum(site["flops"] for site in sites)
     after = sum(site["flops_after"] for site in sites)
     # a count of the whole that is below its parts is a count that missed something: say the parts
@@ -231,14 +213,9 @@ def _totals(sites: list[dict[str, Any]], model: int | None) -> dict[str, Any]:
         "backward_flops": inside - forward,
         "backward_flops_after": after - forward_after,
         "share_in_sites": inside / whole if whole else None,
-        "kept_bytes": sum(site["kept_bytes"] for site in sites),
-        "kept_bytes_after": sum(site["kept_bytes_after"] for site in sites),
+        "kept_bytes": kept[0],
+        "kept_bytes_after": kept[1],
     }
-
-
-def _itemsize(dtype: str) -> int:
-    found = getattr(torch, dtype.removeprefix("torch."), torch.float32)
-    return found.itemsize if isinstance(found, torch.dtype) else 4
 
 
 def explanation_facts(explanation: Explanation, warnings: Iterable[PlanWarning] = ()) -> dict[str, Any]:

@@ -269,7 +269,7 @@ def totals(told: Facts) -> Text:
     if before != after:
         lines.append(
             f"inputs kept for the backward pass: {size(before)} → {size(after)}"
-            f" (at most {size(before - after)} less activation memory)"
+            f" ({saving(before, after)}; what other layers keep of the same tensors stays)"
         )
     return Text("\n".join(lines))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ..choices import Choice, Sampled, Treatment
@@ -17,8 +17,11 @@ from ..policies import Policy, Selection
 from ..sites import ProductName
 from .matrices import matrix_product
 from .memory import Pace, RowMemory
+from .rectifiers import hold_signs
 from .scores import pair_scores
 from .streams import Draw
+
+ROWS = 512
 
 
 def sampled_product(
@@ -37,17 +40,20 @@ def sampled_product(
 
     Kept for backward, and nothing else: the pairs' indices and scales; the left operand whole where
     grad_weight is exact or draws for itself, only its kept part where it is reused; the right operand
-    likewise for grad_input; with `center` the mean, and the right operand whole. (Gathering a layer's
-    kept weights again would spare k/n of a weight, and costs a tenth of a small layer's backward pass.)"""
+    likewise for grad_input; with `center` the mean, and the right operand whole. A weight's kept part is
+    gathered again where that is next to nothing of the step (in a small layer it is a tenth of the backward
+    pass). Where the left operand is not kept whole, a ReLU that made it does not keep it either
+    (`rectifiers.py`)."""
+    bilinear = operation.bilinear
     result = matrix_product(operation, choice, draw)
     if result is not None:
-        return operation.finish(result) if operation.finish else result
-    bilinear = operation.bilinear
-    job = _job(operation, choice, draw, memory, pace)
-    if job is None:
-        result = bilinear.forward(operation.left, operation.right, operation.bias)
-    else:
+        hold_signs(operation.left)
+    elif (job := _job(operation, choice, draw, memory, pace)) is not None:
         result = applied(_SampledProduct, operation, job)
+        if job.forward != "exact" and job.grad_weight in ("reuse", None):
+            hold_signs(operation.left)
+    else:
+        result = bilinear.forward(operation.left, operation.right, operation.bias)
     return operation.finish(result) if operation.finish else result
 
 
@@ -101,6 +107,13 @@ class _Job:
             smaller = _smaller(*kept)
             kept[smaller] = self.bilinear.scale(product, smaller, kept[smaller], selection.scale)
         return kept[0], kept[1]
+
+    def gathers_again(self, right: Tensor) -> bool:
+        """Whether backward gathers the kept part of a weight again: a weight lives anyway, and where each of
+        its entries meets `ROWS` rows of the batch a gather is under a hundredth of the step."""
+        return isinstance(right, nn.Parameter) and self.bilinear.flops(self.left_shape, self.right_shape) >= (
+            2 * ROWS * right.numel()
+        )
 
     def rest_of(self, short: Tensor, selection: Selection) -> Tensor:
         """The mean's share: every pair of a short left operand times 1 − z, z its scale, 0 where not kept."""
@@ -193,12 +206,13 @@ class _SampledProduct(torch.autograd.Function):
         ctx.kept_shapes = kept_left.shape, kept_right.shape
         ctx.strides = left.stride(), right.stride()
         reuse_input, reuse_weight = job.grad_input == "reuse", job.grad_weight == "reuse"
-        whole_right = job.grad_input is not None and (not reuse_input or mean is not None)
+        again = reuse_input and job.gathers_again(right)
+        whole_right = job.grad_input is not None and (not reuse_input or again or mean is not None)
         ctx.save_for_backward(
             left if job.grad_weight is not None and not reuse_weight else None,
             right if whole_right else None,
             kept_left if reuse_weight else None,
-            kept_right if reuse_input else None,
+            kept_right if reuse_input and not again else None,
             mean if reuse_weight else None,
             selection.index if reuse_input or reuse_weight else None,
             selection.scale if reuse_input or reuse_weight else None,
@@ -291,8 +305,13 @@ def _grad_right(job: _Job, grad: Tensor, left: Tensor) -> Tensor:
 def _reused_grad_left(ctx: Any, grad: Tensor, saved: _Saved, selection: Selection) -> Tensor:
     """The left gradient through the forward's pairs: zero elsewhere but for the mean's part."""
     job: _Job = ctx.job
-    assert saved.kept_right is not None
-    kept = job.bilinear.grad_left(grad, saved.kept_right, tuple(ctx.kept_shapes[0]))
+    kept_right = saved.kept_right
+    if kept_right is None:
+        assert saved.right is not None
+        kept_right = job.bilinear.take("forward", 1, saved.right, selection.index)
+        if selection.scale is not None and ctx.scaled == 1:
+            kept_right = job.bilinear.scale("forward", 1, kept_right, selection.scale)
+    kept = job.bilinear.grad_left(grad, kept_right, tuple(ctx.kept_shapes[0]))
     if selection.scale is not None and ctx.scaled == 0:
         kept = job.bilinear.scale("forward", 0, kept, selection.scale)
     selected = selection.index, selection.unique

@@ -12,7 +12,8 @@ from fxapprox.capture._types import Note
 from fxapprox.choices import Choice, Sampled, flops_after
 from fxapprox.plan import Plan
 from fxapprox.policies import policies
-from fxapprox.report.facts import facts, kept_bytes, kind_facts, policy_facts
+from fxapprox.report.facts import facts, kind_facts, policy_facts
+from fxapprox.report.memory import kept_bytes
 from fxapprox.sites import PRODUCTS
 
 from .made import Captured, choice, decided, resnet50, site
