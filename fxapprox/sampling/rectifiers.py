@@ -62,9 +62,11 @@ def hold_signs(left: Tensor) -> None:
 
     Nothing happens for small tensors, without a gradient, under torch.compile (which sees to this itself),
     and where hooks of somebody else (checkpointing, `save_on_cpu`) have the tensors that are kept."""
+    if torch.compiler.is_compiling():  # asked first: a compiler cannot look at nodes
+        return
     if left.grad_fn is None or left.numel() < SMALLEST or type(left) not in PLAIN:
         return
-    if torch.compiler.is_compiling() or torch._C._autograd._top_saved_tensors_default_hooks(True):
+    if torch._C._autograd._top_saved_tensors_default_hooks(True):
         return
     node = _rectifier(left.grad_fn)
     if node is None or KEY in node.metadata:

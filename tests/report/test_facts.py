@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fxapprox.capture._types import Note
+from fxapprox.capture._types import Edge, Note, Operator
 from fxapprox.choices import Choice, Sampled, flops_after
 from fxapprox.plan import Plan
 from fxapprox.policies import policies
 from fxapprox.report.facts import facts, kind_facts, policy_facts
-from fxapprox.report.memory import kept_bytes
+from fxapprox.report.memory import kept_bytes, kept_in_all
 from fxapprox.sites import PRODUCTS
 
 from .made import Captured, choice, decided, resnet50, site
@@ -115,3 +115,20 @@ def test_every_policy_and_kind_has_facts() -> None:
     assert all(one["summary"] and one["source"] for one in policy_facts())
     assert {"linear", "conv2d", "matmul"} <= {one["name"] for one in kind_facts()}
     json.dumps([policy_facts(), kind_facts()])
+
+
+def test_a_model_counts_shared_inputs_once_and_bits_of_relus() -> None:
+    facts_ = {"side": 16, "batch": 8}
+    into = {name: site(name, 64, 64, **facts_) for name in ("block", "shortcut")}  # type: ignore[arg-type]
+    whole = 8 * 64 * 256 * 4
+    plan = [decided(into["block"], choice(keep=0.25)), decided(into["shortcut"], choice(keep=0.25))]
+    assert kept_in_all(plan, None) == (2 * whole, whole / 2)
+    graph = Captured(
+        1,
+        operators=tuple(Operator(name, op, "", None, None) for name, op in
+                        (("r", "ReLU"), ("block", "Conv2d"), ("shortcut", "Conv2d"))),
+        edges=(Edge("r", "block"), Edge("r", "shortcut")),
+    )  # fmt: skip
+    assert kept_in_all(plan, graph) == (whole, whole / 2 + whole / 32)
+    half = [plan[0], decided(into["shortcut"], None)]
+    assert kept_in_all(half, graph) == (whole, whole + whole / 4)
