@@ -110,7 +110,7 @@ class _Job:
 
     def gathers_again(self, right: Tensor) -> bool:
         """Whether backward gathers the kept part of a weight again: a weight lives anyway, and where each of
-        its entries meets `ROWS` rows of the batch a gather is under a hundredth of the step."""
+        its entries meets `ROWS` rows of the batch a gather is little beside the products."""
         return isinstance(right, nn.Parameter) and self.bilinear.flops(self.left_shape, self.right_shape) >= (
             2 * ROWS * right.numel()
         )
