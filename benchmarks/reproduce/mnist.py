@@ -113,12 +113,14 @@ def perform(run: Run, given: Given) -> list[Row]:
 
 
 def figures(rows: list[Row]) -> dict[str, Figure]:
-    return {
+    found = {
         "MLP-keep": _by_keep(rows, "MLP"),
         "MLP-forward": _curves(rows, "MLP", "forward"),
         "MLP-backward": _curves(rows, "MLP", "backward"),
-        "CNN-forward": _curves(rows, "CNN", "forward"),
     }
+    if any(row["arm"].startswith("CNN") for row in rows):
+        found["CNN-forward"] = _curves(rows, "CNN", "forward")
+    return found
 
 
 def _curves(rows: list[Row], net: str, scope: str) -> Figure:
