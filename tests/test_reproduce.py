@@ -268,8 +268,12 @@ def test_tables_and_figures_are_what_the_data_give(name: str) -> None:
 def test_no_page_has_a_table_that_nothing_fills() -> None:
     for page in PAGES:
         for name, table in re.findall(r"<!-- ([\w-]+):(.+?) -->", page.read_text()):
-            rows = _store.read(Places().results, name).rows
-            assert not rows or table in FOUND[name].tables(_store.ordered(rows, FOUND[name])), (page, table)
+            if name not in FOUND:  # a benchmark with tables of its own
+                assert page.name != "evidence.md", name
+                continue
+            waits = _pages.placed(page.read_text(), _pages.marker(name, table)) in ("", "Not run yet.")
+            rows = _store.ordered(_store.read(Places().results, name).rows, FOUND[name])
+            assert waits or table in FOUND[name].tables(rows), (page, table)
 
 
 def test_spread() -> None:
