@@ -32,7 +32,7 @@ SETTINGS: dict[str, Any] = {
     "M": {"batch": 20, "images": 10_000, "epochs": 3}, "S": {"batch": 1, "images": 2_000, "epochs": 1},
     "batches": [5, 10, 20, 50, 100], "batch_epochs": 2,
     "CIFAR-10": {"batch": 20, "images": 5_000, "epochs": 3, "test": 5_000},
-    "search_steps": 500, "validation": 1_000, "confusion": [3, 7], "rounds": 15,
+    "search_steps": 500, "validation": 1_000, "confusion": [3, 7], "rounds": 200,
 }  # fmt: skip
 METHODS: dict[str, dict[str, Any]] = {
     "standard": {},
