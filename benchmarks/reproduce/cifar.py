@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -275,9 +275,11 @@ def duration(arm: Arm, rows: Sequence[Row], upto: float = 1.0) -> float | None:
 
 def figures(rows: list[Row]) -> dict[str, Figure]:
     """Where the arms end, and how they get there; against epochs as long as no seconds are measured."""
+    shown = [name for name in ARMS if where(rows, arm=name)]
+    if not shown:
+        return {}
     timed = duration(ARMS["exact"], rows) is not None
     figure, axes = panels(2, width=5.5, height=5.0)
-    shown = [name for name in ARMS if where(rows, arm=name)]
     marks = {name: (f"C{i % 10}", "os^vDP"[i // 10]) for i, name in enumerate(ARMS)}
     for name in shown:
         arm, (colour, mark) = ARMS[name], marks[name]
@@ -285,8 +287,8 @@ def figures(rows: list[Row]) -> dict[str, Figure]:
         finals = [100 * better(row) for row in ends]
         at = (duration(arm, rows) or 0.0) if timed else float(arm.epochs)
         if finals:
-            spreads = (max(finals) - min(finals)) / 2
-            axes[0].errorbar(at, fmean(finals), spreads, fmt=mark, color=colour, label=name, capsize=2)
+            deviation = stdev(finals) if len(finals) > 1 else 0.0
+            axes[0].errorbar(at, fmean(finals), deviation, fmt=mark, color=colour, label=name, capsize=2)
         epochs = sorted({row["epoch"] for row in curve})
         x = [(duration(arm, rows, e / arm.epochs) or 0.0) if timed else float(e) for e in epochs]
         y = [100 * fmean(better(row) for row in where(curve, epoch=e)) for e in epochs]
@@ -294,8 +296,7 @@ def figures(rows: list[Row]) -> dict[str, Figure]:
     for axis, title in zip(axes, ("after training", "while training"), strict=True):
         axis.set(title=title, xlabel="seconds of training" if timed else "epochs")
     axes[0].set(ylabel="test accuracy, %")
-    if shown:
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=7)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=7)
     return {"seconds": figure}
 
 
