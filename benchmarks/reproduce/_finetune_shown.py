@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 TASKS = {"images": "CIFAR-10, residual network", "rows": "MNIST by rows, transformer"}
 
 
-def better(row: Row) -> float:
-    """Accuracy with batch norm re-estimated, where there is any and that helps."""
-    return max(row["accuracy"], row.get("reestimated", 0.0))
+def again(row: Row) -> float:
+    """Accuracy with batch norm re-estimated, where there is any."""
+    return float(row["reestimated"] if "reestimated" in row else row["accuracy"])
 
 
 def duration(rows: list[Row], task: str, name: str, way: Any, settings: Mapping[str, Any]) -> float | None:
@@ -56,10 +56,10 @@ def tables(rows: list[Row], ways: Mapping[str, Any], settings: Mapping[str, Any]
                 continue
             took = duration(rows, task, name, way, settings) if way else None
             held = peak(rows, task, name, way) if way else None
-            again = spread(100 * row["reestimated"] for row in of_way if "reestimated" in row)
+            renewed = spread(100 * row["reestimated"] for row in of_way if "reestimated" in row)
             cells.append([
                 name if way else "not fine-tuned", f"{of_way[0]['rate']:g}" if way else "–",
-                spread(100 * row["accuracy"] for row in of_way), *([again] if task == "images" else []),
+                spread(100 * row["accuracy"] for row in of_way), *([renewed] if task == "images" else []),
                 f"{took:.1f}" if took else "–", f"{held / 2**20:.0f}" if held else "–",
             ])  # fmt: skip
         if cells:
@@ -71,7 +71,7 @@ def tables(rows: list[Row], ways: Mapping[str, Any], settings: Mapping[str, Any]
         arms = list(dict.fromkeys(row["arm"] for row in searched))
         cells = [
             [arm.replace("rate of ", ""),
-             ", ".join(f"{row['rate']:g}: {100 * better(row):.1f}" for row in where(searched, arm=arm))]
+             ", ".join(f"{row['rate']:g}: {100 * again(row):.1f}" for row in where(searched, arm=arm))]
             for arm in arms
         ]  # fmt: skip
         found["rates"] = markdown(["", "accuracy in % at each rate"], cells)
@@ -87,7 +87,10 @@ def figures(rows: list[Row], ways: Mapping[str, Any], settings: Mapping[str, Any
     for axis, (task, title) in zip(axes, TASKS.items(), strict=True):
         timed = duration(rows, task, "exact", ways["exact"], settings) is not None
         for place, (name, way) in enumerate(ways.items()):
-            found = [100 * better(row) for row in where(rows, phase="final", task=task, way=name)]
+            of_way = where(rows, phase="final", task=task, way=name)
+            found = [
+                100 * (again(row) if way.arm.column == "reestimated" else row["accuracy"]) for row in of_way
+            ]
             if not found:
                 continue
             at = (duration(rows, task, name, way, settings) or 0.0) if timed else float(place)

@@ -29,7 +29,7 @@ from ..turns import keep_memory
 from . import _store
 from ._adapters import adapted, only_trains
 from ._experiment import Experiment, Given, Row, Run
-from ._finetune_shown import better, figures, tables
+from ._finetune_shown import again, figures, tables
 from ._frame import Places
 from ._models import ResidualNet, RowTransformer
 from ._pages import where
@@ -236,7 +236,7 @@ def search(task: str, way: Way, given: Given) -> list[Row]:
 
 
 def best(rows: Sequence[Row]) -> float:
-    return float(max(rows, key=better)["rate"])
+    return float(max(rows, key=again)["rate"])
 
 
 def phases() -> list[tuple[str, str, Way, float]]:
