@@ -17,7 +17,7 @@ from benchmarks.reproduce._frame import Places
 SMALL = {
     "width": 20, "layers": [1, 3], "confusion": [3], "rounds": 2, "validation": 10, "search_steps": 3,
     "M": {"batch": 5, "images": 40, "epochs": 2}, "S": {"batch": 1, "images": 6, "epochs": 1},
-    "rates": {"M": [0.01, 0.1], "S": [0.01, 0.1]}, "batches": [4],
+    "rates": [0.01, 0.1], "batches": [4],
 }  # fmt: skip
 
 

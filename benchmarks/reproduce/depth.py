@@ -28,11 +28,11 @@ from ._train import accuracy, train
 
 SETTINGS: dict[str, Any] = {
     "width": 1000, "layers": [1, 3, 5, 7],
-    "rates": {"M": [0.00001, 0.0001, 0.001, 0.01, 0.03, 0.1], "S": [0.00001, 0.0001, 0.001, 0.003, 0.01]},
+    "rates": [0.00001, 0.0001, 0.001, 0.01, 0.03, 0.1, 1.0],
     "M": {"batch": 20, "images": 10_000, "epochs": 3}, "S": {"batch": 1, "images": 2_000, "epochs": 1},
     "batches": [5, 10, 20, 50, 100], "batch_epochs": 2,
     "CIFAR-10": {"batch": 20, "images": 5_000, "epochs": 3, "test": 5_000},
-    "search_steps": 500, "validation": 1_000, "confusion": [3, 7], "rounds": 200,
+    "search_steps": 300, "validation": 1_000, "confusion": [3, 7], "rounds": 200,
 }  # fmt: skip
 METHODS: dict[str, dict[str, Any]] = {
     "standard": {},
@@ -180,7 +180,7 @@ def search(one: Case, given: Given) -> list[Row]:
     count = min(len(data.train) - held, SETTINGS["search_steps"] * one.batch)
     small = Images(data.train[:count], data.train_label[:count], data.train[-held:], data.train_label[-held:])
     rows: list[Row] = []
-    for rate in SETTINGS["rates"]["S" if one.mode == "S" else "M"]:
+    for rate in SETTINGS["rates"]:
         given.checkpoint.unlink(missing_ok=True)  # of the rate before
         found, _ = trained(replace(one, epochs=1), small, rate, 0, given)
         rows.append({"phase": "rate", "method": one.method, "mode": one.mode, "rate": rate, **found[-1]})
