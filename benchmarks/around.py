@@ -14,8 +14,8 @@ from unittest.mock import patch
 from fxapprox.api import planned
 from fxapprox.capture import capture
 from fxapprox.capture._types import Inputs
-from fxapprox.measure.cache import VARIABLE
 from fxapprox.measure.peak import peak_memory
+from fxapprox.system import CACHE
 
 from . import nets
 from .nets import Net
@@ -56,7 +56,7 @@ def imported() -> dict[str, Any]:
 def calibrated(net: Net) -> dict[str, Any]:
     """Seconds in which the gate measures the net's sites, nothing known before."""
     captured = capture(net.model(None), Inputs((net.batch(None)[0],), None), origin=net.name)
-    with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, {VARIABLE: folder}):
+    with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, {CACHE: folder}):
         began = time.perf_counter()
         planned(captured, next(iter(net.sampled.values())), gate=True)
         spent = round(time.perf_counter() - began, 3)

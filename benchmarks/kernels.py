@@ -14,7 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, Any
+from unittest import mock
 
 import torch
 import typer
@@ -24,6 +26,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import fxapprox
+from fxapprox import native
 
 from .turns import Claim, Rival, keep_memory, rounds, told
 
@@ -78,7 +81,8 @@ def layer_step(layer: nn.Module, x: Tensor, grad: Tensor) -> Rival:
 
 
 def contenders(case: Case, keep: float, policies: Sequence[str], scope: str) -> dict[str, Rival]:
-    """ "exact" (of a convolution in both memory formats), each policy by its name, and "limit"."""
+    """ "exact" (of a convolution in both memory formats), each policy by its name, "unfused" (the first of them
+    without the fused kernels, where these are built) and "limit"."""
     layer, x, grad = operands(case)
     found = {"exact": layer_step(layer, x, grad)}
     if case.convolution:
@@ -90,6 +94,9 @@ def contenders(case: Case, keep: float, policies: Sequence[str], scope: str) -> 
             nn.Sequential(layer), (x[:2],), policy=name, keep=keep, scope=scope, gate=False
         )
         found[name] = layer_step(ours, x, grad)
+        if name == policies[0] and native.kernels() is not None and not case.convolution:
+            without = partial(mock.patch.object, native, "_known", [None])
+            found["unfused"] = replace(found[name], around=without)
     return found | {"limit": limit(case, layer, x, grad, keep, scope)}
 
 

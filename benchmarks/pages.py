@@ -40,8 +40,9 @@ def write() -> None:
 
 
 def layers(rows: Sequence[Row]) -> str:
-    """Exact, topk and the limit; how near topk comes to it, and pps and bernoulli beside topk."""
-    head = ["layer, scope, keep", "exact, ms", "topk, ms", "limit, ms"]
+    """Exact, topk (with and without the fused kernels) and the limit; how near topk comes to it, and pps and
+    bernoulli beside topk."""
+    head = ["layer, scope, keep", "exact, ms", "topk, ms", "limit, ms", "unfused, ms"]
     head += ["exact/topk", "limit/topk", "topk/pps", "topk/bernoulli"]
     lines = []
     for row in rows:
@@ -49,7 +50,8 @@ def layers(rows: Sequence[Row]) -> str:
         forms = [*claims["exact/topk"]["forms"], "limit"]
         shown = [claims[what] for what in ("exact/topk", "limit/topk", "topk/pps", "topk/bernoulli")]
         name = row["name"].removeprefix("layers/")
-        lines.append([name, *(_ms(row, form) for form in forms), *map(_claimed, shown)])
+        unfused = _ms(row, "unfused") if "unfused" in row["milliseconds"] else "–"
+        lines.append([name, *(_ms(row, form) for form in forms), unfused, *map(_claimed, shown)])
     return _table(head, lines, 1)
 
 

@@ -22,7 +22,8 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from fxapprox.measure.cache import VARIABLE
+from fxapprox import native
+from fxapprox.system import CACHE
 
 from . import around, kernels, nets, pages
 from .nets import Net
@@ -124,9 +125,10 @@ def main(
     if not tables:
         torch.set_num_threads(threads)
         keep_memory()
+        native.kernels()  # found while the cache is still the machine's own
         rows = suite(seconds)
         with tempfile.TemporaryDirectory() as folder:
-            os.environ.setdefault(VARIABLE, folder)  # the gate measures anew
+            os.environ.setdefault(CACHE, folder)  # the gate measures anew
             make(FILE, rows, chosen(rows, only or [], FILE, missing=missing), line)
     pages.write()
 

@@ -15,6 +15,7 @@ from .bench import bench
 from .explain import explain
 from .inspect import inspect
 from .kinds import kinds
+from .native import native
 from .policies import policies
 from .rewrite import rewrite
 
@@ -55,7 +56,7 @@ def fxapprox(
     pass
 
 
-for one in (rewrite, inspect, explain, advise, bench, policies, kinds):
+for one in (rewrite, inspect, explain, advise, bench, policies, kinds, native):
     app.command()(one)
 
 

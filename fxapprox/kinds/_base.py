@@ -139,7 +139,8 @@ class Kind(ABC):
     `modules`: classes whose *own* forward is the operation (a subclass that overrides `forward` is
     opened by the tracer instead). `functions`: every spelling of the operation as a function.
     `opt_in`: sampled only where a rule names the kind. `gathered`: the dimension of a layer's `weight` that
-    its forward product cuts, where it is worth while to have it outermost in memory."""
+    its forward product cuts, where it is worth while to have it outermost in memory. `matrix`: its layer,
+    called with one matrix x, computes x · weightᵀ + bias."""
 
     name: ClassVar[str]
     summary: ClassVar[str]  # one line for `fxapprox inspect` and the docs
@@ -147,6 +148,7 @@ class Kind(ABC):
     functions: ClassVar[tuple[Callable[..., Any], ...]] = ()
     opt_in: ClassVar[bool] = False
     gathered: ClassVar[int | None] = None
+    matrix: ClassVar[bool] = False
 
     @abstractmethod
     def run(self, call: Call, product: ProductRunner) -> Any:

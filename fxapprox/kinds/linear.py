@@ -59,7 +59,7 @@ class Linear(OneProduct):
 
     modules = (nn.Linear,)
     functions = (F.linear,)  # also torch._C._nn.linear: one object
-    gathered = 1
+    gathered, matrix = 1, True
 
     def operation(self, call: Call) -> Operation | Refusal:
         layer: Any = call.module

@@ -11,21 +11,19 @@ import functools
 import hashlib
 import json
 import math
-import os
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
+from ..native import kernels
 from ..planfile import write_whole
-from .machine import cpu
+from ..system import cache_folder, cpu
 
-VARIABLE = "FXAPPROX_CACHE"
 FORMAT = 1
 _PACKAGE = Path(__file__).parents[1]
-_KERNELS = ("kinds", "policies", "sampling", "passes/layers.py")
+_KERNELS = ("kinds", "native", "policies", "sampling", "passes/layers.py")
 """The code whose speed is measured."""
 
 
@@ -46,11 +44,11 @@ class Timed:
 
 class Cache:
     """Measurements by call key; what else they depend on (threads, torch, processor, the code of this
-    package, the device) is part of the file's name."""
+    package, whether its kernels are built, the device) is part of the file's name."""
 
     def __init__(self, threads: int, folder: Path | None = None) -> None:
         self.folder = folder or cache_folder() / "gate"
-        self.about = [FORMAT, threads, torch.__version__, cpu(), code()]
+        self.about = [FORMAT, threads, torch.__version__, cpu(), code(), kernels() is not None]
 
     def get(self, key: str, device: torch.device) -> Timed | None:
         """The measurement; None where there is none that can be read."""
@@ -72,19 +70,6 @@ class Cache:
         return self.folder / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]}.json"
 
 
-def cache_folder() -> Path:
-    """The variable FXAPPROX_CACHE of the environment, else the system's place for caches."""
-    if own := os.environ.get(VARIABLE):
-        return Path(own)
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = str(Path.home() / "Library" / "Caches")
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "fxapprox"
-
-
 @functools.cache
 def code() -> str:
     """A fingerprint of the code that is measured: a version number says nothing of a checkout."""
@@ -97,7 +82,7 @@ def code() -> str:
 def _sources() -> Iterator[Path]:
     for place in _KERNELS:
         path = _PACKAGE / place
-        yield from sorted(path.rglob("*.py")) if path.is_dir() else (path,)
+        yield from sorted(path.rglob("*.[pch]*")) if path.is_dir() else (path,)
 
 
 def _device_name(device: torch.device) -> str:

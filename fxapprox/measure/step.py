@@ -13,6 +13,7 @@ from ..capture.nests import tensors
 from ..capture.trials import copied, transformed
 from ..errors import CaptureError, RequestError
 from ..passes.copying import deep_copy
+from ..passes.layout import lay_out
 from .sites import LAST, Form, Side
 from .timing import Arm, Budget, in_turn, waiting
 
@@ -106,6 +107,7 @@ def in_form(model: nn.Module, inputs: Inputs, form: Form | None) -> tuple[nn.Mod
 
     for parameter in replica.parameters():
         parameter.data = laid_out(parameter.data)
+    lay_out(replica)  # a change of format undoes what a rewrite did
     return replica, transformed(given, laid_out)
 
 

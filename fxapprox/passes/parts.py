@@ -15,6 +15,7 @@ from ..choices import Sampled as SampledProduct
 from ..kinds import Call, Kind, Operation, Refusal
 from ..policies._nodes import Derived
 from ..sampling.clock import Clock
+from ..sampling.lane import Lane, lane
 from ..sampling.memory import Pace, RowMemory
 from ..sampling.nodes import node_choice, node_product
 from ..sampling.product import sampled_product
@@ -183,16 +184,20 @@ def _parameters(tensor: Tensor) -> list[Tensor]:
 
 @dataclass
 class Sites:
-    """The sites of one call, one a part; a part of the call without an entry stays exact."""
+    """The sites of one call, one a part; a part of the call without an entry stays exact. `lane` is a
+    short way for calls of the commonest form."""
 
     kind: Kind
     parts: Mapping[str, Part]
+    lane: Lane | None = field(default=None, kw_only=True)
 
     @classmethod
     def of(cls, kind: Kind, site: str, choices: Mapping[str, Choice]) -> Sites:
         """`site` is the call's id; a named part's is `site.part`."""
         ids = {part: f"{site}.{part}" if part else site for part in choices}
-        return cls(kind, {part: Part.of(ids[part], choice) for part, choice in choices.items()})
+        parts = {part: Part.of(ids[part], choice) for part, choice in choices.items()}
+        only = parts.get("") if kind.matrix else None
+        return cls(kind, parts, lane=lane(only.choice, only.draw) if only else None)
 
     @property
     def evaluates(self) -> bool:

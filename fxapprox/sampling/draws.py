@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..native import Kernels, kernels
 from . import on_cpu
 
 # What a score of zero counts as, relative to the largest of its row: no draw ever reaches such a pair
@@ -26,6 +27,8 @@ BITS = 40
 
 def largest(scores: Tensor, k: int) -> Tensor:
     """The k largest of each row: int64 `[groups, k]`, ascending."""
+    if fused := _fused(scores, rows=None):
+        return fused.largest(scores, k)
     index = scores.topk(k, sorted=False).indices
     if not _numpy_can(index):
         return index.sort(-1).values
@@ -36,6 +39,11 @@ def largest(scores: Tensor, k: int) -> Tensor:
 def _numpy_can(values: Tensor) -> bool:
     """Whether numpy sees the memory: a real tensor on the CPU, not one of a tracer's."""
     return type(values) is Tensor and values.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def _fused(values: Tensor, rows: int | None = 1) -> Kernels | None:
+    """The fused kernels, where they are built and can read so many rows (None: any number)."""
+    return kernels() if (rows is None or len(values) == rows) and _numpy_can(values) else None
 
 
 def ascending(values: Tensor) -> Tensor:
@@ -79,6 +87,8 @@ def inclusion(scores: Tensor, k: int) -> Tensor:
     (rest_m/(k − m) falls as long as the next pair exceeds it). The same minimum defines the set C of
     WTA-CRS, (1 − P_C)/(k − |C|): C is what is cut. With fewer than k positive scores these have p = 1
     and the zeros share what is left evenly."""
+    if fused := _fused(scores, rows=None):
+        return fused.inclusion(scores, k)
     if _numpy_can(scores):
         return torch.from_numpy(on_cpu.inclusion(scores.numpy(), k, FLOOR))
     shares = relative(scores)
@@ -95,6 +105,8 @@ def systematic(p: Tensor, k: int, generator: torch.Generator) -> Tensor:
     than 1, so no pair can be hit twice, which rounding would allow in floating point."""
     groups, n = p.shape
     bits = min(BITS, 61 - k.bit_length())
+    if fused := _fused(p):
+        return fused.systematic(p, k, bits, generator)
     one = 1 << bits
     order = permutations(groups, n, generator, p.device)
     start = torch.rand((groups, 1), dtype=torch.float64, device=generator.device, generator=generator)
@@ -110,6 +122,8 @@ def systematic(p: Tensor, k: int, generator: torch.Generator) -> Tensor:
 def independent(p: Tensor, k: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Every pair by itself, with probability p: places int64 `[groups, size]`, ascending, and factors, 1/p of
     each pair that is in and 0 of those that only pad its row, distinct too, to `padded_size`."""
+    if fused := _fused(p):
+        return fused.independent(p, k, generator)
     inside = uniforms(tuple(p.shape), generator, p.device) <= p
     n = p.shape[-1]
     if _numpy_can(p):

@@ -2,7 +2,8 @@
 
 The same estimator, draws and gradients as `product.py`, which serves everything else. A layer of a
 million weights takes a millisecond; there the general way spends as long in Python between its products
-as on them, for each of them sweeps the interpreter out of the caches.
+as on them, for each of them sweeps the interpreter out of the caches. Where the fused kernels are built
+(`fxapprox.native`) they do the arithmetic, and nothing is gathered or spread out.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from ..choices import Choice, Sampled
 from ..kinds import Bilinear, Operation
 from ..kinds._bilinear import AxisBilinear
 from ..kinds._strides import WIDE, bags
+from ..native import kernels
 from ..policies import Policy, Selection
 from .streams import Draw
 
@@ -35,7 +37,7 @@ def matrix_product(operation: Operation, choice: Choice, draw: Draw) -> Tensor |
     policy = how.policy
     if how.center or not isinstance(policy, Policy) or policy.scores != "pair":
         return None
-    if not isinstance(bilinear, AxisBilinear) or not _plain(left, right):
+    if not isinstance(bilinear, AxisBilinear) or not plain_matrices(left, right):
         return None
     at = bilinear.contraction("forward")
     if at.groups != 1 or at.first.dim != 1:
@@ -43,18 +45,33 @@ def matrix_product(operation: Operation, choice: Choice, draw: Draw) -> Tensor |
     pairs = left.shape[1]
     k = how.k(pairs, draw.step)
     inner = at.second.dim == 1  # the right operand is the transpose of its rows
-    rows = right.detach().t() if inner else right.detach()
-    if k == pairs or not rows.is_contiguous() or not left.is_contiguous() or left.shape[0] == 0:
+    if k == pairs or not contiguous_rows(right, inner) or not left.is_contiguous() or left.shape[0] == 0:
         return None
-    scores = left.detach().square().sum(0).sqrt_().mul_(torch.linalg.vector_norm(rows, dim=1))
-    if not 0 < scores.amax().item() < math.inf:
+    fused = kernels()
+    scores = fused.scores(left, right, inner) if fused else _scores(left, right, inner)
+    if scores is None:
         return None
-    selection = policy.select(scores.unsqueeze(0), k, draw.stream("forward"))
-    result: Tensor = _MatrixProduct.apply(left, right, operation.bias, bilinear, inner, selection)
+    selection = policy.select(scores, k, draw.stream("forward"))
+    if fused and selection.unique:
+        return fused.product(left, right, operation.bias, selection.index, selection.scale, inner)
+    # called in this very function: torch.compile gives up on some functions, and goes on to compile
+    # those that they call, but none that begins like this one
+    result: Tensor = MatrixProduct.apply(left, right, operation.bias, bilinear, inner, selection)
     return result
 
 
-def _plain(left: Tensor, right: Tensor) -> bool:
+def contiguous_rows(right: Tensor, inner: bool) -> bool:
+    """Whether the rows of the right operand, or of its transpose, lie one after the other."""
+    return (right.t() if inner else right).is_contiguous()
+
+
+def _scores(left: Tensor, right: Tensor, inner: bool) -> Tensor | None:
+    rows = right.detach().t() if inner else right.detach()
+    scores = left.detach().square().sum(0).sqrt_().mul_(torch.linalg.vector_norm(rows, dim=1))
+    return scores.unsqueeze(0) if 0 < scores.amax().item() < math.inf else None
+
+
+def plain_matrices(left: Tensor, right: Tensor) -> bool:
     return (
         type(left) in PLAIN
         and type(right) in PLAIN
@@ -67,7 +84,7 @@ def _plain(left: Tensor, right: Tensor) -> bool:
     )
 
 
-class _MatrixProduct(torch.autograd.Function):
+class MatrixProduct(torch.autograd.Function):
     """The product through a selection, and its gradients."""
 
     @staticmethod

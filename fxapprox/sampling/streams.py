@@ -131,8 +131,9 @@ class SiteStream:
         return draw
 
     def _next(self, clock: Clock | None, counts: bool = True) -> Draw:
-        self._seed, self.number = self._at()
-        self._seen, self._token = torch.initial_seed(), _seed_token()
+        seen, token = torch.initial_seed(), _seed_token()
+        self._seed, self.number = self._at(seen, token)
+        self._seen, self._token = seen, token
         draw = Draw(self.site, self._seed, self.number, _rank(), clock.now if clock else 0)
         self.number += 1
         if clock is not None and counts and not clock.driven:
@@ -163,8 +164,8 @@ class SiteStream:
         ticket.used_in = task
         return replace(ticket.draw, again=True)
 
-    def _reseeded(self) -> bool:
-        """Whether torch.manual_seed was called since the last draw.
+    def _reseeded(self, seen: int, token: tuple[object, ...]) -> bool:
+        """Whether torch.manual_seed was called since the last draw, given torch's seed and the token now.
 
         torch has no event for it, and the same seed may be set again. But manual_seed queues a new
         call back for each kind of accelerator that this process has not initialised, and hardly any
@@ -172,18 +173,18 @@ class SiteStream:
         if self._token is None:
             return False
         # the run's own seed comes back with torch.set_rng_state
-        known = torch.initial_seed() in (self._seen, self._seed)
-        return not known or any(a is not b for a, b in zip(self._token, _seed_token(), strict=True))
+        known = seen in (self._seen, self._seed)
+        return not known or self._token[0] is not token[0] or self._token[1] is not token[1]
 
-    def _at(self) -> tuple[int, int]:
+    def _at(self, seen: int, token: tuple[object, ...]) -> tuple[int, int]:
         """Seed and number of the next draw."""
-        if self._seed is None or self._reseeded():
-            return torch.initial_seed(), 0
+        if self._seed is None or self._reseeded(seen, token):
+            return seen, 0
         return self._seed, self.number
 
     def state(self) -> dict[str, int]:
         """What the draws to come follow from."""
-        seed, number = self._at()
+        seed, number = self._at(torch.initial_seed(), _seed_token())
         return {"seed": seed, "number": number}
 
     def load_state(self, state: Mapping[str, int]) -> None:
@@ -198,7 +199,7 @@ class SiteStream:
     def __getstate__(self) -> dict[str, Any]:
         return {
             "site": self.site,
-            "number": 0 if self._reseeded() else self.number,
+            "number": 0 if self._reseeded(torch.initial_seed(), _seed_token()) else self.number,
             "seed": self._seed,
         }
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import fxapprox
+from fxapprox import system
 from fxapprox.errors import NothingRewritten
 from fxapprox.measure import cache, gate
 from fxapprox.measure.calls import SampledCall
@@ -70,7 +71,7 @@ def clock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Clock]:
     made = Clock()
     monkeypatch.setattr(gate, "time_call", made)
     monkeypatch.setattr(gate.time, "perf_counter", lambda: made.now)
-    monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(system.CACHE, str(tmp_path / "cache"))
     monkeypatch.setenv("FXAPPROX_GATE", "1")
     return made
 
@@ -353,7 +354,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(
     clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "file" / "below"))
+    monkeypatch.setenv(system.CACHE, str(tmp_path / "file" / "below"))
     clock.quotients = {"wide": (0.8, 0.8)}
     assert left(plan()) == ["wide"]
     assert left(plan()) == ["wide"]
@@ -402,7 +403,7 @@ def test_noise_is_not_kept(clock: Clock) -> None:
 @pytest.mark.parametrize(
     ("platform", "variables", "wanted"),
     [
-        ("linux", {cache.VARIABLE: "/own"}, "/own"),
+        ("linux", {system.CACHE: "/own"}, "/own"),
         ("linux", {"XDG_CACHE_HOME": "/xdg"}, "/xdg/fxapprox"),
         ("linux", {"HOME": "/me"}, "/me/.cache/fxapprox"),
         ("darwin", {"HOME": "/me"}, "/me/Library/Caches/fxapprox"),
@@ -412,12 +413,12 @@ def test_noise_is_not_kept(clock: Clock) -> None:
 def test_the_folder(
     monkeypatch: pytest.MonkeyPatch, platform: str, variables: dict[str, str], wanted: str
 ) -> None:
-    for name in (cache.VARIABLE, "XDG_CACHE_HOME", "LOCALAPPDATA"):
+    for name in (system.CACHE, "XDG_CACHE_HOME", "LOCALAPPDATA"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(cache.sys, "platform", platform)
-    assert cache.cache_folder().as_posix() == wanted
+    monkeypatch.setattr(system.sys, "platform", platform)
+    assert system.cache_folder().as_posix() == wanted
 
 
 # what is remembered and told
