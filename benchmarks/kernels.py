@@ -81,8 +81,8 @@ def layer_step(layer: nn.Module, x: Tensor, grad: Tensor) -> Rival:
 
 
 def contenders(case: Case, keep: float, policies: Sequence[str], scope: str) -> dict[str, Rival]:
-    """ "exact" (of a convolution in both memory formats), each policy by its name, "unfused" (the first of them
-    without the fused kernels, where these are built) and "limit"."""
+    """ "exact" (of a convolution in both memory formats), each policy by its name, "unfused" (the first of
+    them without the fused kernels, where these are built) and "limit"."""
     layer, x, grad = operands(case)
     found = {"exact": layer_step(layer, x, grad)}
     if case.convolution:

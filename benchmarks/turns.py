@@ -28,8 +28,8 @@ Round = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Rival:
-    """One contender: a step, the tensors whose gradients are dropped before it, and what is around it, outside
-    of what is timed."""
+    """One contender: a step, the tensors whose gradients are dropped before it, and what is around it, out of
+    what is timed."""
 
     step: Step
     tensors: tuple[Tensor, ...] = ()

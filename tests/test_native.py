@@ -92,7 +92,7 @@ def test_the_draws_are_those_of_torch(on: Any, n: int, seed: int, dtype: torch.d
                     draws.largest(scores, k),
                     p,
                     draws.systematic(p, k, generator.manual_seed(seed)),
-                    *draws.independent(p, k, generator.manual_seed(seed)),
+                    *draws.independent(p, generator.manual_seed(seed)),
                 )
             )
     wanted, ours = results
@@ -144,7 +144,20 @@ def test_a_product_and_its_gradients(
     assert torch.allclose(outer, wanted, atol=tolerance * float(wanted.abs().max() + 1))
 
 
-def trained(layer: nn.Linear, x: Tensor, grad: Tensor) -> list[Tensor]:
+@pytest.mark.parametrize("policy", ["topk", "pps", "crs"])
+@pytest.mark.parametrize("last", [True, False])
+def test_a_convolution_with_and_without_them(on: Any, policy: str, last: bool) -> None:
+    torch.manual_seed(0)
+    form = torch.channels_last if last else torch.contiguous_format
+    layer = sampled(nn.Conv2d(12, 8, 3), site="layer", policy=policy, keep=0.5).to(memory_format=form)
+    x = torch.randn(5, 12, 9, 7).to(memory_format=form)
+    grad, other = torch.randn(5, 8, 7, 5), copy.deepcopy(layer)
+    ours = trained(layer, x, grad)
+    with Off():
+        same(ours, trained(other, x, grad))
+
+
+def trained(layer: nn.Module, x: Tensor, grad: Tensor) -> list[Tensor]:
     """The result and the gradients of two steps of training."""
     x = x.clone().requires_grad_()
     layer.zero_grad()

@@ -198,7 +198,7 @@ def test_tables_of_made_up_results(tmp_path: Path) -> None:
         ["layers/a forward 0.1"],
     )
     table = pages.tables(tmp_path)["layers"]
-    assert "| a forward 0.1 | 2000.00 | 1000.00 | 2000.00 | **2.00× (≥ 2.5)** | 2.00× |" in table
+    assert "| a forward 0.1 | 2000.00 | 1000.00 | 2000.00 | – | **2.00× (≥ 2.5)** | 2.00× |" in table
     assert table.startswith("a processor, threads: 2, torch 2.13, 2026-01-01.")
 
 

@@ -54,6 +54,13 @@ class Bilinear(ABC):
     @abstractmethod
     def grad_bias(self, grad: Tensor) -> Tensor: ...
 
+    def gradients(
+        self, grad: Tensor, left: Tensor, right: Tensor, bias: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The gradients of both operands, which are at hand, and of the bias where it is wanted."""
+        both = self.grad_left(grad, right, tuple(left.shape)), self.grad_right(grad, left, tuple(right.shape))
+        return *both, self.grad_bias(grad) if bias else None
+
     @abstractmethod
     def flops(self, left: tuple[int, ...], right: tuple[int, ...]) -> int:
         """FLOPs of one product, 2 per multiply-add (the three products cost the same)."""

@@ -39,6 +39,16 @@ class Convolution(AxisBilinear):
     def grad_bias(self, grad: Tensor) -> Tensor:
         return grad.sum((0, *range(2, grad.dim())))
 
+    def gradients(
+        self, grad: Tensor, left: Tensor, right: Tensor, bias: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """In one call, which does the bias along the way: 1 to 2% of a layer's time."""
+        sizes = [grad.shape[1]] if bias else None
+        found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.convolution_backward(
+            grad, left, right, sizes, *self._geometry(), [True, True, bias]
+        )
+        return found[0], found[1], found[2] if bias else None
+
     def flops(self, left: tuple[int, ...], right: tuple[int, ...]) -> int:
         # every example and position (of the output; transposed, of the input) meets every weight once
         positions = left[2:] if self.transposed else self._output(left, right)

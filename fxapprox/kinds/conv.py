@@ -22,7 +22,6 @@ class Conv(OneProduct):
     done outside, before the product."""
 
     dims: int
-    gathered = 1
 
     @classmethod
     def claims(cls, module: nn.Module) -> bool:

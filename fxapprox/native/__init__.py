@@ -47,7 +47,7 @@ class Kernels(Protocol):
     def systematic(self, p: Tensor, k: int, bits: int, generator: torch.Generator, /) -> Tensor:
         """`sampling.draws.systematic` of one row."""
 
-    def independent(self, p: Tensor, k: int, generator: torch.Generator, /) -> tuple[Tensor, Tensor]:
+    def independent(self, p: Tensor, generator: torch.Generator, /) -> tuple[Tensor, Tensor]:
         """`sampling.draws.independent` of one row."""
 
     def product(
@@ -67,6 +67,15 @@ class Kernels(Protocol):
 
     def outer(self, first: Tensor, second: Tensor, index: Tensor, scale: Tensor | None, /) -> Tensor:
         """first[index]ᵀ · diag(scale) · second[index], without gradients."""
+
+    def energies(self, matrix: Tensor, /) -> Tensor:
+        """Sums of squares of the columns."""
+
+    def take(self, matrix: Tensor, index: Tensor, /) -> Tensor:
+        """Columns `[rows, k]`, for an index `[k]` in any order."""
+
+    def spread(self, kept: Tensor, index: Tensor, n: int, /) -> Tensor:
+        """Columns `[rows, k]` at their places among zeros, `[rows, n]`; equal places of the index add up."""
 
 
 _known: list[Kernels | None] = []

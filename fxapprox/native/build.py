@@ -23,8 +23,8 @@ TOLERANCE = 1e-4
 
 
 def build() -> Path:
-    """The library, built where there is none that can be loaded. It is made aside and moved to its place when it has
-    been found to compute what torch computes, so that a signal leaves nothing half done.
+    """The library, built where there is none that can be loaded. It is made aside and moved to its place when
+    it has been found to compute what torch computes, so that a signal leaves nothing half done.
 
     Raises RequestError where there is no compiler, ninja or setuptools, or where the compiler fails."""
     target = library()

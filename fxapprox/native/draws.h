@@ -91,14 +91,10 @@ inline Tensor systematic(const Tensor& given, int64_t k, int64_t bits, const at:
 }
 
 // draws.padded_size.
-inline int64_t padded_size(int64_t count, int64_t k, int64_t n) {
-  const int64_t step = 8 * static_cast<int64_t>(std::ceil(2 * std::sqrt(k * (1 - double(k) / n)) / 8));
-  const double more = std::max(0.0, std::ceil(double(count - k) / step));
-  return std::min(k + step * static_cast<int64_t>(more), n);
-}
+inline int64_t padded_size(int64_t count, int64_t n) { return std::min(std::max<int64_t>((count + 7) / 8, 1) * 8, n); }
 
 // draws.independent of one row: places [1, size] and factors, float64, of the probabilities [1, n].
-inline std::tuple<Tensor, Tensor> independent(const Tensor& given, int64_t k, const at::Generator& generator) {
+inline std::tuple<Tensor, Tensor> independent(const Tensor& given, const at::Generator& generator) {
   const Tensor p = given.contiguous();
   const int64_t n = p.size(1);
   const Tensor numbers = at::rand({1, n}, generator, p.options());
@@ -106,7 +102,7 @@ inline std::tuple<Tensor, Tensor> independent(const Tensor& given, int64_t k, co
   std::vector<char> inside(n);
   int64_t count = 0;
   for (int64_t i = 0; i < n; ++i) count += inside[i] = 1.0 - drawn[i] <= share[i];
-  const int64_t size = padded_size(count, k, n);
+  const int64_t size = padded_size(count, n);
   Tensor index = at::empty({1, size}, p.options().dtype(at::kLong)), factors = at::empty({1, size}, p.options());
   int64_t* to = index.mutable_data_ptr<int64_t>();
   double* factor = factors.mutable_data_ptr<double>();

@@ -334,6 +334,34 @@ Tensor outer(const Tensor& first, const Tensor& second, const Tensor& index, con
   return result;
 }
 
+// Sums of squares of the columns of a matrix: [n].
+Tensor energies(const Tensor& matrix) {
+  at::AutoDispatchBelowADInplaceOrView guard;
+  Tensor result = at::empty({matrix.size(1)}, matrix.options());
+  AT_DISPATCH_FLOATING_TYPES(matrix.scalar_type(), "energies", [&] {
+    column_energies(matrix.const_data_ptr<scalar_t>(), matrix.size(0), matrix.size(1), result.mutable_data_ptr<scalar_t>());
+  });
+  return result;
+}
+
+// Chosen columns [rows, k] of a matrix [rows, n]; the index is [k].
+Tensor take(const Tensor& matrix, const Tensor& index) {
+  at::AutoDispatchBelowADInplaceOrView guard;
+  Tensor result;
+  AT_DISPATCH_FLOATING_TYPES(matrix.scalar_type(), "take",
+                             [&] { result = columns<scalar_t>(matrix, index.contiguous(), Tensor(), false); });
+  return result;
+}
+
+// Columns [rows, k] at their places among zeros [rows, n], those with the same place added up; the index is [k].
+Tensor spread(const Tensor& kept, const Tensor& index, int64_t n) {
+  at::AutoDispatchBelowADInplaceOrView guard;
+  Tensor result;
+  AT_DISPATCH_FLOATING_TYPES(kept.scalar_type(), "spread",
+                             [&] { result = spread_columns<scalar_t>(kept, index.contiguous(), Tensor(), n); });
+  return result;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
@@ -341,6 +369,9 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   module.def("row_scores", &row_scores);
   module.def("through", &through);
   module.def("outer", &outer);
+  module.def("energies", &energies);
+  module.def("take", &take);
+  module.def("spread", &spread);
   module.def("largest", &fxapprox::largest);
   module.def("inclusion", &fxapprox::inclusion);
   module.def("systematic", &fxapprox::systematic);

@@ -23,8 +23,8 @@ class Bernoulli(Policy):
 
     Unbiased. The number of pairs is random with mean k and variance Σp(1 − p) ≤ k(1 − k/n). Kernels build
     a new primitive per size, 10 to 100 executions' worth, so rows are padded with *distinct* unselected
-    pairs of scale 0 to `draws.padded_size`, which takes two values in all but 3% of draws of one group."""
+    pairs of scale 0 to the next multiple of 8."""
 
     def select(self, scores: Tensor, k: int, stream: Stream) -> Selection:
-        index, factors = independent(inclusion(scores, k), k, stream.generator())
+        index, factors = independent(inclusion(scores, k), stream.generator())
         return Selection(index, factors.to(scores.dtype))

@@ -256,9 +256,12 @@ def _gradients(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
     job: _Job = ctx.job
     selection = None if saved.index is None else Selection(saved.index, saved.scale, ctx.unique)
+    if selection is not None and job.grad_input == job.grad_weight == "reuse":
+        return *_reused(ctx, grad, saved, selection), None
     grad_left = grad_right = None
     if job.grad_input is not None and selection is not None and job.grad_input == "reuse":
-        grad_left = _reused_grad_left(ctx, grad, saved, selection)
+        kept = job.bilinear.grad_left(grad, _kept_right(ctx, saved, selection), tuple(ctx.kept_shapes[0]))
+        grad_left = _full_left(ctx, grad, saved, selection, kept)
     elif job.grad_input is not None:
         assert saved.right is not None
         first, second = grad, saved.right
@@ -267,12 +270,26 @@ def _gradients(
             first, second = job.cut("grad_input", first, second, drawn)
         grad_left = job.bilinear.grad_left(first, second, job.left_shape)
     if job.grad_weight is not None and selection is not None and job.grad_weight == "reuse":
-        grad_right = _reused_grad_right(ctx, grad, saved, selection)
+        assert saved.kept_left is not None
+        kept = job.bilinear.grad_right(grad, saved.kept_left, tuple(ctx.kept_shapes[1]))
+        grad_right = _full_right(ctx, grad, saved, selection, kept)
     elif job.grad_weight is not None:
         assert saved.left is not None
         grad_right = _grad_right(job, grad, saved.left)
     grad_bias = job.bilinear.grad_bias(grad) if ctx.needs_input_grad[2] else None
     return grad_left, grad_right, grad_bias, None
+
+
+def _reused(
+    ctx: Any, grad: Tensor, saved: _Saved, selection: Selection
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """All gradients through the forward's pairs."""
+    assert saved.kept_left is not None
+    kept_right = _kept_right(ctx, saved, selection)
+    bilinear: Bilinear = ctx.job.bilinear
+    left, right, bias = bilinear.gradients(grad, saved.kept_left, kept_right, ctx.needs_input_grad[2])
+    left = _full_left(ctx, grad, saved, selection, left)
+    return left, _full_right(ctx, grad, saved, selection, right), bias
 
 
 def _grad_right(job: _Job, grad: Tensor, left: Tensor) -> Tensor:
@@ -302,16 +319,20 @@ def _grad_right(job: _Job, grad: Tensor, left: Tensor) -> Tensor:
     )
 
 
-def _reused_grad_left(ctx: Any, grad: Tensor, saved: _Saved, selection: Selection) -> Tensor:
-    """The left gradient through the forward's pairs: zero elsewhere but for the mean's part."""
+def _kept_right(ctx: Any, saved: _Saved, selection: Selection) -> Tensor:
+    """The right operand's kept part: as forward left it, or gathered again."""
+    if saved.kept_right is not None:
+        return saved.kept_right
+    assert saved.right is not None
+    kept: Tensor = ctx.job.bilinear.take("forward", 1, saved.right, selection.index)
+    if selection.scale is not None and ctx.scaled == 1:
+        kept = ctx.job.bilinear.scale("forward", 1, kept, selection.scale)
+    return kept
+
+
+def _full_left(ctx: Any, grad: Tensor, saved: _Saved, selection: Selection, kept: Tensor) -> Tensor:
+    """The left gradient from that of the forward's pairs: zero elsewhere but for the mean's part."""
     job: _Job = ctx.job
-    kept_right = saved.kept_right
-    if kept_right is None:
-        assert saved.right is not None
-        kept_right = job.bilinear.take("forward", 1, saved.right, selection.index)
-        if selection.scale is not None and ctx.scaled == 1:
-            kept_right = job.bilinear.scale("forward", 1, kept_right, selection.scale)
-    kept = job.bilinear.grad_left(grad, kept_right, tuple(ctx.kept_shapes[0]))
     if selection.scale is not None and ctx.scaled == 0:
         kept = job.bilinear.scale("forward", 0, kept, selection.scale)
     selected = selection.index, selection.unique
@@ -323,11 +344,9 @@ def _reused_grad_left(ctx: Any, grad: Tensor, saved: _Saved, selection: Selectio
     return full
 
 
-def _reused_grad_right(ctx: Any, grad: Tensor, saved: _Saved, selection: Selection) -> Tensor:
-    """The right gradient through the forward's pairs: zero elsewhere but for the mean's part."""
+def _full_right(ctx: Any, grad: Tensor, saved: _Saved, selection: Selection, kept: Tensor) -> Tensor:
+    """The right gradient from that of the forward's pairs: zero elsewhere but for the mean's part."""
     job: _Job = ctx.job
-    assert saved.kept_left is not None
-    kept = job.bilinear.grad_right(grad, saved.kept_left, tuple(ctx.kept_shapes[1]))
     if selection.scale is not None and ctx.scaled == 1:
         kept = job.bilinear.scale("forward", 1, kept, selection.scale)
     selected = selection.index, selection.unique

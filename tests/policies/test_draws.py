@@ -74,7 +74,7 @@ def test_draws_in_numpy_are_those_of_other_devices(case: tuple[Tensor, int], see
             patch.setattr(draws, "_numpy_can", lambda values, numpy=numpy: numpy)
             p = draws.inclusion(rows, k)
             kept = draws.systematic(found[0][0] if found else p, k, generator(seed))
-            found.append((p, kept, *draws.independent(found[0][0] if found else p, k, generator(seed))))
+            found.append((p, kept, *draws.independent(found[0][0] if found else p, generator(seed))))
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs)
 
