@@ -249,6 +249,31 @@ def test_copies_go_on_with_draws_of_their_own(on: Any) -> None:
             assert torch.equal(one(x), result)
 
 
+@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.parametrize("leaky", [True, False])
+def test_a_rectifiers_bits(on: Any, last: bool, leaky: bool) -> None:
+    torch.manual_seed(0)
+    form = torch.channels_last if last else torch.contiguous_format
+    x = torch.randn(4, 32, 24, 24).to(memory_format=form)
+    x[0, 0, 0, :3] = torch.tensor([float("nan"), float("inf"), 0.0])
+    layer = sampled(nn.Conv2d(32, 8, 3), site="layer", policy="topk", keep=0.5).to(memory_format=form)
+    act = nn.LeakyReLU() if leaky else nn.ReLU()
+    results = []
+    for fused in (True, False):
+        given = x.clone(memory_format=torch.preserve_format).requires_grad_()
+        after = act(given)
+        layer(after)
+        if not fused:  # as torch does it
+            after = act(given)
+        (found,) = torch.autograd.grad(after, given, torch.ones_like(after))
+        results.append(found)
+    assert torch.equal(*results)
+    bits = on.pack(x, leaky)
+    assert bits.dtype == torch.int16
+    wanted = (x > 0 if leaky else x != 0).float()
+    assert torch.equal(on.unpack(bits, x.shape, x.stride()), wanted)
+
+
 def test_second_derivatives_are_refused(on: Any) -> None:
     for scope in ("forward", "backward"):
         layer = sampled(nn.Linear(60, 40), site="layer", policy="topk", keep=0.4, scope=scope)

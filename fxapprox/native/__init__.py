@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Protocol, cast
@@ -23,7 +24,7 @@ from ..system import cache_folder, cpu
 
 NAME = "fxapprox_kernels"
 VARIABLE = "FXAPPROX_NATIVE"
-SOURCES = tuple(Path(__file__).parent / name for name in ("products.cpp", "draws.h", "tiles.h"))
+SOURCES = tuple(Path(__file__).parent / name for name in ("products.cpp", "bits.h", "draws.h", "tiles.h"))
 OFF = {"0", "no", "off", "false"}
 
 
@@ -76,6 +77,13 @@ class Kernels(Protocol):
 
     def spread(self, kept: Tensor, index: Tensor, n: int, /) -> Tensor:
         """Columns `[rows, k]` at their places among zeros, `[rows, n]`; equal places of the index add up."""
+
+    def pack(self, values: Tensor, above: bool, /) -> Tensor:
+        """A bit for each entry of a float32 tensor without gaps, in the order of memory, a multiple of 16:
+        whether it is not zero, or with `above` whether it is positive."""
+
+    def unpack(self, bits: Tensor, shape: Sequence[int], strides: Sequence[int], /) -> Tensor:
+        """float32 of that shape and those strides: 1 where the bit is set, else 0."""
 
 
 _known: list[Kernels | None] = []

@@ -16,6 +16,7 @@
 #include <optional>
 #include <vector>
 
+#include "bits.h"
 #include "draws.h"
 #include "tiles.h"
 
@@ -372,6 +373,10 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   module.def("energies", &energies);
   module.def("take", &take);
   module.def("spread", &spread);
+  module.def("pack", &fxapprox::pack);
+  module.def("unpack", [](const Tensor& bits, const std::vector<int64_t>& shape, const std::vector<int64_t>& strides) {
+    return fxapprox::unpack(bits, shape, strides);
+  });
   module.def("largest", &fxapprox::largest);
   module.def("inclusion", &fxapprox::inclusion);
   module.def("systematic", &fxapprox::systematic);

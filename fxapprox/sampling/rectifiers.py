@@ -13,11 +13,15 @@ takes a millisecond for two million entries, a hundredth of the convolution that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from ..kinds._strides import fused_for
+from ..native import kernels
 
 SMALLEST = 2**16
 """Entries from which on it is done: below, the bytes spared are not worth some 30 µs of Python."""
@@ -31,16 +35,13 @@ GATHER = 0x8040201008040201 - (1 << 64)
 HIGHEST = 0x8080808080808080 - (1 << 64)
 
 
-def _positive(kept: Tensor) -> Tensor:
-    return kept > 0
-
-
-RECTIFIERS: Mapping[str, tuple[str, Callable[[Tensor], Tensor]]] = {
-    "ReluBackward0": ("result", Tensor.bool),  # never negative; NaN lets gradients through, as in torch
-    "LeakyReluBackward0": ("self", _positive),
-    "LeakyReluBackward1": ("result", _positive),  # in place
+RECTIFIERS: Mapping[str, tuple[str, bool]] = {
+    "ReluBackward0": ("result", False),  # never negative; NaN lets gradients through, as in torch
+    "LeakyReluBackward0": ("self", True),
+    "LeakyReluBackward1": ("result", True),  # in place
 }
-"""Nodes of autograd: the tensor that each holds, and what its backward pass asks of an entry."""
+"""Nodes of autograd: the tensor that each holds, and what its backward pass asks of an entry: whether it is
+positive, or only whether it is not zero."""
 
 VIEWS = frozenset(
     f"{name}Backward0"
@@ -71,10 +72,10 @@ def hold_signs(left: Tensor) -> None:
     node = _rectifier(left.grad_fn)
     if node is None or KEY in node.metadata:
         return
-    name, signs = RECTIFIERS[node.name()]
+    name, above = RECTIFIERS[node.name()]
     try:
         getattr(node, f"_saved_{name}")  # raises where it was changed in place since, as backward would
-        getattr(node, f"_raw_saved_{name}").register_hooks(lambda kept: packed(signs(kept)), unpacked)
+        getattr(node, f"_raw_saved_{name}").register_hooks(partial(packed, above=above), unpacked)
     except RuntimeError:  # that, or hooks of somebody else: backward goes as it would have
         return
     node.metadata[KEY] = True
@@ -91,10 +92,14 @@ def _rectifier(node: Any) -> Any:
     return None
 
 
-def packed(signs: Tensor) -> Signs:
-    """Booleans that fill their memory without gaps, as bits where eight of them make a byte; what they
-    were is lost."""
-    count = signs.numel()
+def packed(kept: Tensor, above: bool) -> Signs:
+    """Which entries of a tensor that fills its memory without gaps are not zero, or with `above` positive:
+    bits where eight of them make a byte."""
+    count = kept.numel()
+    fused = fused_for(kept) if kept.dtype == torch.float32 and count % 16 == 0 else None
+    if fused:
+        return fused.pack(kept, above), tuple(kept.shape), kept.stride()
+    signs = kept > 0 if above else kept.bool()
     if count % 8:
         return signs, None, ()
     words = signs.as_strided((count,), (1,)).view(torch.int64)
@@ -103,9 +108,13 @@ def packed(signs: Tensor) -> Signs:
 
 
 def unpacked(signs: Signs) -> Tensor:
-    """A byte for each entry: 0, or a positive number where it was positive."""
+    """A number for each entry: 0, or a positive one where it was."""
     bits, shape, strides = signs
     if shape is None:
         return bits.view(torch.uint8)
+    if bits.dtype == torch.int16:
+        fused = kernels()
+        assert fused is not None  # they made the bits
+        return fused.unpack(bits, shape, strides)
     words = bits.to(torch.int64).mul_(GATHER).bitwise_and_(HIGHEST)
     return words.view(torch.uint8).as_strided(shape, strides)
