@@ -144,6 +144,24 @@ def test_a_product_and_its_gradients(
     assert torch.allclose(outer, wanted, atol=tolerance * float(wanted.abs().max() + 1))
 
 
+@fixtures
+@given(
+    st.integers(1, 70), st.integers(1, 90), st.booleans(), st.sampled_from([torch.float32, torch.float64]),
+    st.data(),
+)  # fmt: skip
+def test_columns_are_taken_and_spread(
+    on: Any, rows: int, n: int, unique: bool, dtype: torch.dtype, data: Any
+) -> None:
+    k = data.draw(st.integers(1, n))
+    places = torch.arange(n) if unique else torch.arange(n).repeat(2)
+    index = places[torch.randperm(len(places), generator=torch.Generator().manual_seed(k))[:k]].sort().values
+    matrix = drawn(rows, rows, n, dtype=dtype)
+    kept = on.take(matrix, index)
+    assert torch.equal(kept, matrix[:, index])
+    torch.testing.assert_close(on.spread(kept, index, n), torch.zeros_like(matrix).index_add_(1, index, kept))
+    torch.testing.assert_close(on.energies(matrix), matrix.square().sum(0))
+
+
 @pytest.mark.parametrize("policy", ["topk", "pps", "crs"])
 @pytest.mark.parametrize("last", [True, False])
 def test_a_convolution_with_and_without_them(on: Any, policy: str, last: bool) -> None:

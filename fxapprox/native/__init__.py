@@ -24,7 +24,8 @@ from ..system import cache_folder, cpu
 
 NAME = "fxapprox_kernels"
 VARIABLE = "FXAPPROX_NATIVE"
-SOURCES = tuple(Path(__file__).parent / name for name in ("products.cpp", "bits.h", "draws.h", "tiles.h"))
+MAIN = Path(__file__).parent / "products.cpp"
+SOURCES = (MAIN, *sorted(MAIN.parent.glob("*.h")))
 OFF = {"0", "no", "off", "false"}
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ..errors import RequestError
-from . import NAME, SOURCES, library, loaded, look_again
+from . import MAIN, NAME, library, loaded, look_again
 
 FLAGS = ["-O3", "-march=native", "-fno-math-errno"]
 # libgomp comes with torch: linked a second time it would keep threads of its own, which fight with torch's
@@ -96,7 +96,7 @@ def _compiled(folder: Path) -> Path:
         try:
             cpp_extension.load(
                 NAME,
-                [str(SOURCES[0])],
+                [str(MAIN)],
                 [*FLAGS, *THREADS],
                 build_directory=str(folder),
                 is_python_module=False,

@@ -18,6 +18,7 @@
 
 #include "bits.h"
 #include "draws.h"
+#include "lanes.h"
 #include "tiles.h"
 
 namespace {
@@ -141,6 +142,15 @@ Tensor columns(const Tensor& matrix, const Tensor& index, const Tensor& scale, b
   const T *from = matrix.const_data_ptr<T>(), *factors = scale.defined() ? scale.const_data_ptr<T>() : nullptr;
   const int64_t* places = index.const_data_ptr<int64_t>();
   T* to = kept.mutable_data_ptr<T>();
+  if constexpr (fxapprox::BY_LANES && std::is_same_v<T, float>) {
+    if (!as_rows && factors == nullptr && fxapprox::ascends(places, k)) {
+      const fxapprox::Lanes lanes = fxapprox::lanes(places, k, n);
+      at::parallel_for(0, rows, rows_at_once(k), [&](int64_t first, int64_t last) {
+        for (int64_t row = first; row < last; ++row) fxapprox::take_row(from + row * n, lanes, n, to + row * k);
+      });
+      return kept;
+    }
+  }
   at::parallel_for(0, rows, rows_at_once(k), [&](int64_t first, int64_t last) {
     for (int64_t row = first; row < last; ++row)
       for (int64_t j = 0; j < k; ++j) {
@@ -197,11 +207,21 @@ Tensor spread_columns(const Tensor& kept, const Tensor& index, const Tensor& sca
   const T *from = kept.const_data_ptr<T>(), *factors = scale.defined() ? scale.const_data_ptr<T>() : nullptr;
   const int64_t* places = index.const_data_ptr<int64_t>();
   T* to = full.mutable_data_ptr<T>();
+  if constexpr (fxapprox::BY_LANES && std::is_same_v<T, float>) {
+    if (factors == nullptr && fxapprox::ascends(places, k)) {
+      const fxapprox::Lanes lanes = fxapprox::lanes(places, k, n);
+      at::parallel_for(0, rows, rows_at_once(n), [&](int64_t first, int64_t last) {
+        for (int64_t row = first; row < last; ++row) fxapprox::spread_row(from + row * k, lanes, n, to + row * n);
+      });
+      return full;
+    }
+  }
   at::parallel_for(0, rows, rows_at_once(n), [&](int64_t first, int64_t last) {
-    std::memset(to + first * n, 0, (last - first) * n * sizeof(T));
-    for (int64_t row = first; row < last; ++row)
+    for (int64_t row = first; row < last; ++row) {
+      std::memset(to + row * n, 0, n * sizeof(T));  // a row at a time: it is still in the cache when it is filled
       for (int64_t j = 0; j < k; ++j)
         to[row * n + places[j]] += factors ? factors[j] * from[row * k + j] : from[row * k + j];
+    }
   });
   return full;
 }
