@@ -55,11 +55,13 @@ class Bilinear(ABC):
     def grad_bias(self, grad: Tensor) -> Tensor: ...
 
     def gradients(
-        self, grad: Tensor, left: Tensor, right: Tensor, bias: bool
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The gradients of both operands, which are at hand, and of the bias where it is wanted."""
-        both = self.grad_left(grad, right, tuple(left.shape)), self.grad_right(grad, left, tuple(right.shape))
-        return *both, self.grad_bias(grad) if bias else None
+        self, grad: Tensor, left: Tensor, right: Tensor | None, right_shape: tuple[int, ...], bias: bool
+    ) -> tuple[Tensor | None, Tensor, Tensor | None]:
+        """The gradients of the left operand, where the right one is given, of the right one, and of the bias
+        where it is wanted."""
+        grad_left = None if right is None else self.grad_left(grad, right, tuple(left.shape))
+        grad_right = self.grad_right(grad, left, right_shape)
+        return grad_left, grad_right, self.grad_bias(grad) if bias else None
 
     @abstractmethod
     def flops(self, left: tuple[int, ...], right: tuple[int, ...]) -> int:

@@ -40,14 +40,15 @@ class Convolution(AxisBilinear):
         return grad.sum((0, *range(2, grad.dim())))
 
     def gradients(
-        self, grad: Tensor, left: Tensor, right: Tensor, bias: bool
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        self, grad: Tensor, left: Tensor, right: Tensor | None, right_shape: tuple[int, ...], bias: bool
+    ) -> tuple[Tensor | None, Tensor, Tensor | None]:
         """In one call, which does the bias along the way: 1 to 2% of a layer's time."""
-        sizes = [grad.shape[1]] if bias else None
+        operand = _shaped(right_shape, grad, left) if right is None else right
         found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.convolution_backward(
-            grad, left, right, sizes, *self._geometry(), [True, True, bias]
-        )
-        return found[0], found[1], found[2] if bias else None
+            grad, left, operand, [grad.shape[1]] if bias else None, *self._geometry(),
+            [right is not None, True, bias],
+        )  # fmt: skip
+        return None if right is None else found[0], found[1], found[2] if bias else None
 
     def flops(self, left: tuple[int, ...], right: tuple[int, ...]) -> int:
         # every example and position (of the output; transposed, of the input) meets every weight once

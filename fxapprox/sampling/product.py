@@ -256,7 +256,7 @@ def _gradients(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
     job: _Job = ctx.job
     selection = None if saved.index is None else Selection(saved.index, saved.scale, ctx.unique)
-    if selection is not None and job.grad_input == job.grad_weight == "reuse":
+    if selection is not None and job.grad_weight == "reuse" and job.grad_input in ("reuse", None):
         return *_reused(ctx, grad, saved, selection), None
     grad_left = grad_right = None
     if job.grad_input is not None and selection is not None and job.grad_input == "reuse":
@@ -282,13 +282,15 @@ def _gradients(
 
 def _reused(
     ctx: Any, grad: Tensor, saved: _Saved, selection: Selection
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """All gradients through the forward's pairs."""
+) -> tuple[Tensor | None, Tensor, Tensor | None]:
+    """All gradients that are wanted, through the forward's pairs."""
+    job: _Job = ctx.job
     assert saved.kept_left is not None
-    kept_right = _kept_right(ctx, saved, selection)
-    bilinear: Bilinear = ctx.job.bilinear
-    left, right, bias = bilinear.gradients(grad, saved.kept_left, kept_right, ctx.needs_input_grad[2])
-    left = _full_left(ctx, grad, saved, selection, left)
+    kept_right = None if job.grad_input is None else _kept_right(ctx, saved, selection)
+    left, right, bias = job.bilinear.gradients(
+        grad, saved.kept_left, kept_right, tuple(ctx.kept_shapes[1]), ctx.needs_input_grad[2]
+    )
+    left = None if left is None else _full_left(ctx, grad, saved, selection, left)
     return left, _full_right(ctx, grad, saved, selection, right), bias
 
 
