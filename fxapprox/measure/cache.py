@@ -25,6 +25,7 @@ FORMAT = 1
 _PACKAGE = Path(__file__).parents[1]
 _KERNELS = ("kinds", "native", "policies", "sampling", "passes/layers.py")
 """The code whose speed is measured."""
+_CODE = {".py", ".cpp", ".h"}
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,8 @@ def code() -> str:
 def _sources() -> Iterator[Path]:
     for place in _KERNELS:
         path = _PACKAGE / place
-        yield from sorted(path.rglob("*.[pch]*")) if path.is_dir() else (path,)
+        found = path.rglob("*") if path.is_dir() else (path,)
+        yield from sorted(one for one in found if one.suffix in _CODE)
 
 
 def _device_name(device: torch.device) -> str:
