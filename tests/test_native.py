@@ -215,6 +215,18 @@ def test_a_layer_with_and_without_them(on: Any, policy: str, scope: str, laid_ou
         same(ours, trained(other, x, grad))
 
 
+@pytest.mark.parametrize("scope", ["forward", "backward"])
+@pytest.mark.parametrize("bias", [torch.randn(1), torch.randn(80)[::2]])
+def test_a_bias_that_is_broadcast_or_strided(on: Any, scope: str, bias: Tensor) -> None:
+    layer = sampled(nn.Linear(60, 40), site="layer", policy="topk", keep=0.4, scope=scope)
+    layer.weight.data = layer.weight.data.t().contiguous().t()
+    layer.bias = nn.Parameter(bias)
+    other, x, grad = copy.deepcopy(layer), torch.randn(10, 60), torch.randn(10, 40)
+    ours = trained(layer, x, grad)
+    with Off():
+        same(ours, trained(other, x, grad))
+
+
 @pytest.mark.parametrize("scope", SCOPES)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_what_is_not_finite_passes_through(on: Any, scope: str, bad: float) -> None:

@@ -293,9 +293,13 @@ struct Product : torch::autograd::Function<Product> {
                         const Tensor& index, const std::optional<Tensor>& scale, bool inner) {
     at::AutoDispatchBelowADInplaceOrView guard;
     const Tensor factors = scale ? scale->view({-1}).to(left.scalar_type()) : Tensor();
+    const int64_t width = right.size(inner ? 0 : 1);
+    TORCH_CHECK(!bias || (bias->dim() == 1 && bias->size(0) == width && bias->scalar_type() == left.scalar_type()),
+                "the bias is to be a vector of ", width, " numbers of the operands' type");
+    const std::optional<Tensor> row = bias ? std::make_optional(bias->contiguous()) : std::nullopt;
     Tensor result, kept, kept_rows;
     AT_DISPATCH_FLOATING_TYPES(left.scalar_type(), "product", [&] {
-      std::tie(result, kept, kept_rows) = ::forward<scalar_t>(left, inner ? right.t() : right, bias, index, factors);
+      std::tie(result, kept, kept_rows) = ::forward<scalar_t>(left, inner ? right.t() : right, row, index, factors);
     });
     const Tensor other = kept_rows.defined() ? kept_rows : right;
     ctx->saved_data["inner"] = inner;

@@ -16,11 +16,12 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from ..choices import Choice, Sampled
+from ..kinds._strides import PLAIN
 from ..kinds.linear import Rows
 from ..native import Kernels, kernels
 from ..policies import Policy, Selection
 from ..sites import ProductName
-from .matrices import PLAIN, MatrixProduct, plain_matrices
+from .matrices import MatrixProduct, plain_matrices
 from .scores import pair_scores
 from .streams import Draw
 
@@ -42,9 +43,9 @@ class Lane:
             return None
         weight, bias = layer._parameters.get("weight"), layer._parameters.get("bias")
         fused = kernels()
-        if fused is None or type(x) not in PLAIN or weight is None or x.dim() != 2:
+        if fused is None or type(x) not in PLAIN or type(weight) is not nn.Parameter or x.dim() != 2:
             return None
-        if type(weight) is not nn.Parameter:
+        if bias is not None and (bias.shape != weight.shape[:1] or bias.dtype != weight.dtype):
             return None
         if self.choice.forward == "exact":
             return self._backward(x, weight, bias)
