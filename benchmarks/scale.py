@@ -57,20 +57,21 @@ class Point:
 
 BASE = {"linear": Point(batch=128, width=1024), "conv": Point(batch=32, width=128, side=16)}
 CORES = os.cpu_count() or 1
+ALIKE: dict[str, Sequence[float]] = {
+    "depth": (1, 2, 4, 8),
+    "keep": (0.05, 0.1, 0.25, 0.5, 0.75, 1.0),
+    "threads": tuple(sorted({1, 2, CORES})),
+}
 AXES: dict[str, dict[str, Sequence[float]]] = {
     "linear": {
         "batch": (8, 32, 128, 512, 2048),
         "width": (128, 256, 512, 1024, 2048, 4096),
-        "depth": (1, 2, 4, 8),
-        "keep": (0.05, 0.1, 0.25, 0.5, 0.75, 1.0),
-        "threads": tuple(sorted({1, 2, CORES})),
+        **ALIKE,
     },
     "conv": {
         "batch": (1, 4, 16, 64, 128),
         "width": (16, 32, 64, 128, 256, 512),
-        "depth": (1, 2, 4, 8),
-        "keep": (0.05, 0.1, 0.25, 0.5, 0.75, 1.0),
-        "threads": tuple(sorted({1, 2, CORES})),
+        **ALIKE,
     },
 }
 

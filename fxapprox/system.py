@@ -1,4 +1,4 @@
-"""Where this machine keeps caches, and which processor it has."""
+"""Where this machine keeps caches, which processor it has, and what its environment turns off."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ import sys
 from pathlib import Path
 
 CACHE = "FXAPPROX_CACHE"
+OFF = ("0", "false", "no", "off")
+
+
+def switched_on(variable: str) -> bool:
+    """Whether a variable of the environment does not turn off what it names; unset it does not."""
+    return os.environ.get(variable, "1").strip().lower() not in OFF
 
 
 def cache_folder() -> Path:

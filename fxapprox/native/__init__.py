@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -20,13 +19,12 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor
 
-from ..system import cache_folder, cpu
+from ..system import cache_folder, cpu, switched_on
 
 NAME = "fxapprox_kernels"
 VARIABLE = "FXAPPROX_NATIVE"
 MAIN = Path(__file__).parent / "products.cpp"
 SOURCES = (MAIN, *sorted(MAIN.parent.glob("*.h")))
-OFF = {"0", "no", "off", "false"}
 
 
 class Kernels(Protocol):
@@ -104,7 +102,7 @@ def look_again() -> None:
 
 
 def _found() -> Kernels | None:
-    if os.environ.get(VARIABLE, "1").strip().lower() in OFF:
+    if not switched_on(VARIABLE):
         return None
     path = library()
     if not path.is_file():

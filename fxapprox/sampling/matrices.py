@@ -12,18 +12,16 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..choices import Choice, Sampled
 from ..kinds import Bilinear, Operation
 from ..kinds._bilinear import AxisBilinear
-from ..kinds._strides import WIDE, bags
+from ..kinds._strides import PLAIN, WIDE, bags
 from ..native import kernels
 from ..policies import Policy, Selection
 from .streams import Draw
-
-PLAIN = (Tensor, nn.Parameter)
 
 
 def matrix_product(operation: Operation, choice: Choice, draw: Draw) -> Tensor | None:

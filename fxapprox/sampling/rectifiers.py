@@ -18,14 +18,13 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..kinds._strides import fused_for
+from ..kinds._strides import PLAIN, fused_for
 from ..native import kernels
 
 SMALLEST = 2**16
 """Entries from which on it is done: below, the bytes spared are not worth some 30 µs of Python."""
-PLAIN = (Tensor, nn.Parameter)
 MOST_VIEWS = 4
 KEY = "fxapprox: holds signs"
 
