@@ -86,20 +86,20 @@ def test_the_draws_are_those_of_torch(on: Any, n: int, seed: int, dtype: torch.d
     results = []
     for off in (True, False):
         with Off() if off else pytest.MonkeyPatch.context():
-            p = draws.inclusion(scores, k)
             results.append(
                 (
                     draws.largest(scores, k),
-                    p,
-                    draws.systematic(p, k, generator.manual_seed(seed)),
-                    *draws.independent(p, generator.manual_seed(seed)),
+                    draws.inclusion(scores, k),
+                    *draws.proportional(scores, k, generator.manual_seed(seed)),
+                    *draws.independent(scores, k, generator.manual_seed(seed)),
+                    torch.rand(3, generator=generator),  # as many numbers were taken
                 )
             )
     wanted, ours = results
     assert torch.allclose(ours[1], wanted[1], rtol=1e-9, atol=0)
     for one, other in zip(ours, wanted, strict=True):
         assert one.dtype == other.dtype
-        assert torch.equal(one, other) or torch.allclose(one.double(), other.double(), rtol=1e-9, atol=0)
+        assert torch.equal(one, other) or torch.allclose(one.double(), other.double(), rtol=1e-6, atol=0)
 
 
 @fixtures

@@ -44,10 +44,12 @@ class Kernels(Protocol):
     def inclusion(self, scores: Tensor, k: int, /) -> Tensor:
         """`sampling.draws.inclusion`."""
 
-    def systematic(self, p: Tensor, k: int, bits: int, generator: torch.Generator, /) -> Tensor:
-        """`sampling.draws.systematic` of one row."""
+    def proportional(
+        self, scores: Tensor, k: int, bits: int, generator: torch.Generator, /
+    ) -> tuple[Tensor, Tensor]:
+        """`sampling.draws.proportional` of one row."""
 
-    def independent(self, p: Tensor, generator: torch.Generator, /) -> tuple[Tensor, Tensor]:
+    def independent(self, scores: Tensor, k: int, generator: torch.Generator, /) -> tuple[Tensor, Tensor]:
         """`sampling.draws.independent` of one row."""
 
     def product(

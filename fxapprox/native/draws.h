@@ -3,11 +3,14 @@
 #pragma once
 
 #include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Parallel.h>
+#include <ATen/core/DistributionsHelper.h>
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <mutex>
 #include <numeric>
 #include <tuple>
 #include <vector>
@@ -40,78 +43,142 @@ inline Tensor largest(const Tensor& given, int64_t k) {
   return index;
 }
 
-// draws.inclusion: probabilities of each row, float64.
-inline Tensor inclusion(const Tensor& scores, int64_t k) {
-  Tensor result = scores.to(at::kDouble, false, true, at::MemoryFormat::Contiguous);
-  const int64_t n = scores.size(1);
-  for (int64_t row = 0; row < scores.size(0); ++row) {
-    double* p = result.mutable_data_ptr<double>() + row * n;
-    const double top = std::max(*std::max_element(p, p + n), std::numeric_limits<double>::min());
-    double total = 0;
-    for (int64_t i = 0; i < n; ++i) total += p[i] = std::max(p[i] / top, LEAST);
-    double level = total / k;
-    if (level < 1) {  // somebody is cut at 1
-      std::vector<double> sorted(p, p + n);
-      std::sort(sorted.begin(), sorted.end());
-      double rest = std::accumulate(sorted.begin(), sorted.end() - k, 0.0);
-      level = std::numeric_limits<double>::infinity();
-      for (int64_t others = 1; others <= k; ++others)
-        level = std::min(level, (rest += sorted[n - k + others - 1]) / others);
+// How far the probabilities of a row are cut down, its shares lying in (0, 1]: draws.inclusion. Those above the level
+// are cut at 1 and the others share what is left; each pass cuts at least one more, and mostly two or three do.
+inline double level_of(const double* shares, int64_t n, int64_t k) {
+  constexpr int PASSES = 16;
+  double level = std::accumulate(shares, shares + n, 0.0) / k;
+  int64_t known = 0;
+  for (int pass = 0; pass < PASSES; ++pass) {
+    double rest = 0;
+    int64_t cut = 0;
+    for (int64_t i = 0; i < n; ++i) {
+      const bool above = shares[i] > level;
+      cut += above;
+      rest += above ? 0.0 : shares[i];
     }
-    for (int64_t i = 0; i < n; ++i) p[i] = std::min(p[i] / level, 1.0);
+    if (cut == known || cut >= k) return level;  // cut == k: by rounding only
+    known = cut;
+    level = rest / (k - cut);
   }
+  std::vector<double> sorted(shares, shares + n);
+  std::sort(sorted.begin(), sorted.end());
+  double rest = std::accumulate(sorted.begin(), sorted.end() - k, 0.0);
+  level = std::numeric_limits<double>::infinity();
+  for (int64_t others = 1; others <= k; ++others) level = std::min(level, (rest += sorted[n - k + others - 1]) / others);
+  return level;
+}
+
+// draws.inclusion of one row.
+template <typename T>
+void probabilities(const T* scores, int64_t n, int64_t k, double* p) {
+  const double top = std::max<double>(*std::max_element(scores, scores + n), std::numeric_limits<double>::min());
+  for (int64_t i = 0; i < n; ++i) p[i] = std::max(scores[i] / top, LEAST);
+  const double level = level_of(p, n, k);
+  for (int64_t i = 0; i < n; ++i) p[i] = std::min(p[i] / level, 1.0);
+}
+
+inline Tensor inclusion(const Tensor& given, int64_t k) {
+  const Tensor scores = given.contiguous();
+  const int64_t n = scores.size(1);
+  Tensor result = at::empty(scores.sizes(), scores.options().dtype(at::kDouble));
+  AT_DISPATCH_FLOATING_TYPES(scores.scalar_type(), "inclusion", [&] {
+    for (int64_t row = 0; row < scores.size(0); ++row)
+      probabilities(scores.const_data_ptr<scalar_t>() + row * n, n, k, result.mutable_data_ptr<double>() + row * n);
+  });
   return result;
 }
 
-// draws.systematic of one row: places [1, k] of the probabilities [1, n].
-inline Tensor systematic(const Tensor& given, int64_t k, int64_t bits, const at::Generator& generator) {
-  const Tensor p = given.contiguous();
-  const int64_t n = p.size(1), one = int64_t(1) << bits;
-  const Tensor order = at::randperm(n, generator, p.options().dtype(at::kLong));
-  const double start = at::rand({1, 1}, generator, p.options()).item<double>();
-  const int64_t* at = order.const_data_ptr<int64_t>();
-  const double* share = p.const_data_ptr<double>();
-  int64_t end = 0;
-  for (int64_t i = 0; i < n; ++i) end += static_cast<int64_t>(share[at[i]] * one);
-  const int64_t shift = one - 1 - static_cast<int64_t>(start * std::min(end - (k - 1) * one, one));
-  std::vector<char> kept(n);
-  end = 0;
-  int64_t last = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    end += static_cast<int64_t>(share[at[i]] * one);
-    const int64_t whole = (end + shift) >> bits;
-    kept[at[i]] = whole != last;
-    last = whole;
+// The numbers that torch's own operations take from a generator on the CPU, without a call of them for each.
+class Numbers {
+ public:
+  explicit Numbers(const at::Generator& generator)
+      : engine(at::check_generator<at::CPUGeneratorImpl>(generator)), lock(engine->mutex_) {}
+
+  double uniform() { return at::uniform_real_distribution<double>(0, 1)(engine); }  // at::rand's
+
+  std::vector<int64_t> permutation(int64_t n) {  // at::randperm's, of fewer than 2^27
+    std::vector<int64_t> order(n);
+    std::iota(order.begin(), order.end(), 0);
+    for (int64_t i = 0; i < n - 1; ++i) std::swap(order[i], order[i + engine->random() % (n - i)]);
+    return order;
   }
-  Tensor index = at::empty({1, k}, order.options());
-  int64_t* to = index.mutable_data_ptr<int64_t>();
-  for (int64_t i = 0, j = 0; i < n && j < k; ++i)
-    if (kept[i]) to[j++] = i;
-  return index;
+
+ private:
+  at::CPUGeneratorImpl* engine;
+  std::lock_guard<std::mutex> lock;
+};
+
+// Places [1, size], ascending, and 1/p of them, or 0 where they only pad the row, of the type of the scores.
+struct Chosen {
+  Tensor index, factors;
+
+  Chosen(const Tensor& scores, int64_t size)
+      : index(at::empty({1, size}, scores.options().dtype(at::kLong))), factors(at::empty({1, size}, scores.options())) {}
+
+  // Of the `n` pairs those that are `inside` and the first `spare` others.
+  template <typename T>
+  void fill(const std::vector<char>& inside, const std::vector<double>& p, int64_t spare) {
+    const int64_t size = index.numel(), n = inside.size();
+    int64_t* place = index.mutable_data_ptr<int64_t>();
+    T* factor = factors.mutable_data_ptr<T>();
+    for (int64_t i = 0, j = 0; i < n && j < size; ++i) {
+      if (!inside[i] && spare-- <= 0) continue;
+      place[j] = i;
+      factor[j++] = inside[i] ? 1 / p[i] : 0.0;
+    }
+  }
+};
+
+// draws.proportional of one row [1, n].
+inline std::tuple<Tensor, Tensor> proportional(const Tensor& given, int64_t k, int64_t bits, const at::Generator& generator) {
+  const Tensor scores = given.contiguous();
+  const int64_t n = scores.size(1), one = int64_t(1) << bits;
+  Chosen chosen(scores, k);
+  AT_DISPATCH_FLOATING_TYPES(scores.scalar_type(), "proportional", [&] {
+    std::vector<double> p(n);
+    probabilities(scores.const_data_ptr<scalar_t>(), n, k, p.data());
+    Numbers numbers(generator);
+    const std::vector<int64_t> order = numbers.permutation(n);
+    const double start = numbers.uniform();
+    int64_t end = 0;
+    for (int64_t i = 0; i < n; ++i) end += static_cast<int64_t>(p[i] * one);
+    const int64_t shift = one - 1 - static_cast<int64_t>(start * std::min(end - (k - 1) * one, one));
+    std::vector<char> inside(n);
+    end = 0;
+    int64_t last = 0;
+    for (const int64_t i : order) {
+      end += static_cast<int64_t>(p[i] * one);
+      const int64_t whole = (end + shift) >> bits;
+      inside[i] = whole != last;
+      last = whole;
+    }
+    chosen.fill<scalar_t>(inside, p, 0);
+  });
+  return {chosen.index, chosen.factors};
 }
 
 // draws.padded_size.
 inline int64_t padded_size(int64_t count, int64_t n) { return std::min(std::max<int64_t>((count + 7) / 8, 1) * 8, n); }
 
-// draws.independent of one row: places [1, size] and factors, float64, of the probabilities [1, n].
-inline std::tuple<Tensor, Tensor> independent(const Tensor& given, const at::Generator& generator) {
-  const Tensor p = given.contiguous();
-  const int64_t n = p.size(1);
-  const Tensor numbers = at::rand({1, n}, generator, p.options());
-  const double *share = p.const_data_ptr<double>(), *drawn = numbers.const_data_ptr<double>();
+// draws.independent of one row [1, n].
+inline std::tuple<Tensor, Tensor> independent(const Tensor& given, int64_t k, const at::Generator& generator) {
+  const Tensor scores = given.contiguous();
+  const int64_t n = scores.size(1);
+  std::vector<double> p(n);
   std::vector<char> inside(n);
+  AT_DISPATCH_FLOATING_TYPES(scores.scalar_type(), "independent", [&] {
+    probabilities(scores.const_data_ptr<scalar_t>(), n, k, p.data());
+  });
   int64_t count = 0;
-  for (int64_t i = 0; i < n; ++i) count += inside[i] = 1.0 - drawn[i] <= share[i];
-  const int64_t size = padded_size(count, n);
-  Tensor index = at::empty({1, size}, p.options().dtype(at::kLong)), factors = at::empty({1, size}, p.options());
-  int64_t* to = index.mutable_data_ptr<int64_t>();
-  double* factor = factors.mutable_data_ptr<double>();
-  for (int64_t i = 0, j = 0, spare = size - count; i < n && j < size; ++i) {
-    if (!inside[i] && spare-- <= 0) continue;
-    to[j] = i;
-    factor[j++] = inside[i] ? 1 / share[i] : 0.0;
+  {
+    Numbers numbers(generator);
+    for (int64_t i = 0; i < n; ++i) count += inside[i] = 1.0 - numbers.uniform() <= p[i];
   }
-  return {index, factors};
+  Chosen chosen(scores, padded_size(count, n));
+  AT_DISPATCH_FLOATING_TYPES(scores.scalar_type(), "independent",
+                             [&] { chosen.fill<scalar_t>(inside, p, chosen.index.numel() - count); });
+  return {chosen.index, chosen.factors};
 }
 
 }  // namespace fxapprox

@@ -143,10 +143,14 @@ Tensor columns(const Tensor& matrix, const Tensor& index, const Tensor& scale, b
   const int64_t* places = index.const_data_ptr<int64_t>();
   T* to = kept.mutable_data_ptr<T>();
   if constexpr (fxapprox::BY_LANES && std::is_same_v<T, float>) {
-    if (!as_rows && factors == nullptr && fxapprox::ascends(places, k)) {
+    if (!as_rows && fxapprox::ascends(places, k)) {
       const fxapprox::Lanes lanes = fxapprox::lanes(places, k, n);
       at::parallel_for(0, rows, rows_at_once(k), [&](int64_t first, int64_t last) {
-        for (int64_t row = first; row < last; ++row) fxapprox::take_row(from + row * n, lanes, n, to + row * k);
+        for (int64_t row = first; row < last; ++row) {
+          fxapprox::take_row(from + row * n, lanes, n, to + row * k);
+          if (factors)
+            for (int64_t j = 0; j < k; ++j) to[row * k + j] *= factors[j];
+        }
       });
       return kept;
     }
@@ -208,10 +212,14 @@ Tensor spread_columns(const Tensor& kept, const Tensor& index, const Tensor& sca
   const int64_t* places = index.const_data_ptr<int64_t>();
   T* to = full.mutable_data_ptr<T>();
   if constexpr (fxapprox::BY_LANES && std::is_same_v<T, float>) {
-    if (factors == nullptr && fxapprox::ascends(places, k)) {
+    if (fxapprox::ascends(places, k)) {
       const fxapprox::Lanes lanes = fxapprox::lanes(places, k, n);
       at::parallel_for(0, rows, rows_at_once(n), [&](int64_t first, int64_t last) {
-        for (int64_t row = first; row < last; ++row) fxapprox::spread_row(from + row * k, lanes, n, to + row * n);
+        std::vector<T> scaled(factors ? k : 0);
+        for (int64_t row = first; row < last; ++row) {
+          for (size_t j = 0; j < scaled.size(); ++j) scaled[j] = factors[j] * from[row * k + j];
+          fxapprox::spread_row(factors ? scaled.data() : from + row * k, lanes, n, to + row * n);
+        }
       });
       return full;
     }
@@ -403,7 +411,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   });
   module.def("largest", &fxapprox::largest);
   module.def("inclusion", &fxapprox::inclusion);
-  module.def("systematic", &fxapprox::systematic);
+  module.def("proportional", &fxapprox::proportional);
   module.def("independent", &fxapprox::independent);
   module.def("product", &product);
 }

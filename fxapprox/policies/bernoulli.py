@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..sampling.draws import inclusion, independent
+from ..sampling.draws import independent
 from ._base import Policy, Selection, Stream, policy
 
 
@@ -26,5 +26,4 @@ class Bernoulli(Policy):
     pairs of scale 0 to the next multiple of 8."""
 
     def select(self, scores: Tensor, k: int, stream: Stream) -> Selection:
-        index, factors = independent(inclusion(scores, k), stream.generator())
-        return Selection(index, factors.to(scores.dtype))
+        return Selection(*independent(scores, k, stream.generator()))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..sampling.draws import inclusion, systematic
+from ..sampling.draws import proportional
 from ._base import Policy, Selection, Stream, policy
 
 
@@ -23,6 +23,4 @@ class ProportionalToSize(Policy):
     Unbiased. A dominant pair is always kept, unscaled; what it leaves over goes to the others."""
 
     def select(self, scores: Tensor, k: int, stream: Stream) -> Selection:
-        p = inclusion(scores, k)
-        index = systematic(p, k, stream.generator())
-        return Selection(index, p.gather(-1, index).reciprocal_().to(scores.dtype))
+        return Selection(*proportional(scores, k, stream.generator()))

@@ -21,6 +21,8 @@ FLOOR = 1e-300
 GAP = 1e-20
 # Bits of a probability in the fixed point of `systematic`: resolves 1e-12; fewer where k needs the room.
 BITS = 40
+# Pairs of which torch.randperm draws another way, which the fused kernels do not follow.
+MOST = 1 << 27
 
 
 def largest(scores: Tensor, k: int) -> Tensor:
@@ -41,7 +43,8 @@ def _numpy_can(values: Tensor) -> bool:
 
 def _fused(values: Tensor, rows: int | None = 1) -> Kernels | None:
     """The fused kernels, where they are built and can read so many rows (None: any number)."""
-    return kernels() if (rows is None or len(values) == rows) and _numpy_can(values) else None
+    fits = (rows is None or len(values) == rows) and values.shape[-1] < MOST and _numpy_can(values)
+    return kernels() if fits else None
 
 
 def ascending(values: Tensor) -> Tensor:
@@ -95,6 +98,16 @@ def inclusion(scores: Tensor, k: int) -> Tensor:
     return shares.div_(level).clamp_(max=1.0)
 
 
+def proportional(scores: Tensor, k: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Exactly k distinct pairs, each with its `inclusion` probability p: places int64 `[groups, k]`,
+    ascending, and factors, 1/p of each, of the type of the scores."""
+    if fused := _fused(scores):
+        return fused.proportional(scores, k, _bits(k), generator)
+    p = inclusion(scores, k)
+    index = systematic(p, k, generator)
+    return index, p.gather(-1, index).reciprocal_().to(scores.dtype)
+
+
 def systematic(p: Tensor, k: int, generator: torch.Generator) -> Tensor:
     """Exactly k distinct pairs with inclusion probabilities `p` (Σp = k): int64 `[groups, k]`, ascending.
 
@@ -102,9 +115,7 @@ def systematic(p: Tensor, k: int, generator: torch.Generator) -> Tensor:
     points u, u + 1, …, u + k − 1. In fixed point, where running sums are exact: no interval is longer
     than 1, so no pair can be hit twice, which rounding would allow in floating point."""
     groups, n = p.shape
-    bits = min(BITS, 61 - k.bit_length())
-    if fused := _fused(p):
-        return fused.systematic(p, k, bits, generator)
+    bits = _bits(k)
     one = 1 << bits
     order = permutations(groups, n, generator, p.device)
     start = torch.rand((groups, 1), dtype=torch.float64, device=generator.device, generator=generator)
@@ -117,21 +128,28 @@ def systematic(p: Tensor, k: int, generator: torch.Generator) -> Tensor:
     return ascending(order.gather(-1, torch.searchsorted(ends, points, right=True)))
 
 
-def independent(p: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Every pair by itself, with probability p: places int64 `[groups, size]`, ascending, and factors, 1/p of
-    each pair that is in and 0 of those that only pad its row, distinct too, to `padded_size`."""
-    if fused := _fused(p):
-        return fused.independent(p, generator)
+def _bits(k: int) -> int:
+    return min(BITS, 61 - k.bit_length())
+
+
+def independent(scores: Tensor, k: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Every pair by itself, with its `inclusion` probability p: places int64 `[groups, size]`, ascending, and
+    factors of the type of the scores, 1/p of each pair that is in and 0 of those that only pad its row,
+    distinct too, to `padded_size`."""
+    if fused := _fused(scores):
+        return fused.independent(scores, k, generator)
+    p = inclusion(scores, k)
     inside = uniforms(tuple(p.shape), generator, p.device) <= p
     n = p.shape[-1]
     if _numpy_can(p):
         known = inside.numpy()
         index, factors = on_cpu.independent(known, p.numpy(), padded_size(int(known.sum(-1).max()), n))
-        return torch.from_numpy(index), torch.from_numpy(factors)
+        return torch.from_numpy(index), torch.from_numpy(factors).to(scores.dtype)
     size = padded_size(int(inside.sum(-1).amax()), n)  # waits for the device: the size is data
     last = torch.where(inside, 0, torch.arange(1, n + 1, device=p.device))
     places = ascending(last.topk(size, largest=False, sorted=False).indices)
-    return places, torch.where(inside.gather(-1, places), p.gather(-1, places).reciprocal_(), 0.0)
+    factors = torch.where(inside.gather(-1, places), p.gather(-1, places).reciprocal_(), 0.0)
+    return places, factors.to(scores.dtype)
 
 
 def padded_size(count: int, n: int) -> int:

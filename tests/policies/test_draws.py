@@ -72,9 +72,8 @@ def test_draws_in_numpy_are_those_of_other_devices(case: tuple[Tensor, int], see
         found = []
         for numpy in (True, False):
             patch.setattr(draws, "_numpy_can", lambda values, numpy=numpy: numpy)
-            p = draws.inclusion(rows, k)
-            kept = draws.systematic(found[0][0] if found else p, k, generator(seed))
-            found.append((p, kept, *draws.independent(found[0][0] if found else p, generator(seed))))
+            kept = draws.proportional(rows, k, generator(seed))
+            found.append((draws.inclusion(rows, k), *kept, *draws.independent(rows, k, generator(seed))))
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs)
 
