@@ -73,7 +73,8 @@ def at_most(seconds: float) -> Iterator[None]:
         raise TooLong(f"not compiled after {seconds:g} s")
 
     before = signal.signal(signal.SIGALRM, end)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    # again and again: an exception that happens to be raised in a finalizer is swallowed
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
     try:
         yield
     finally:

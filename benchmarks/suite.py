@@ -7,9 +7,10 @@
 
 Contenders run in turn in one process; a ratio is the median over the rounds, with quartiles. The exact
 side is the best exact form (both memory formats). `layers/…`: forward and backward of a layer, exact, topk
-and the limit of the scope in the same rounds, the policies in others; `steps/…`: whole training steps; `memory/…`: peak
-resident memory of a step, each side in a process of its own; `start/…`: commands and imports; `gate/…`: the
-gate's calibration. Run it on a machine that does nothing else. Results: docs/results/suite.json.
+and the limit of the scope in the same rounds, the policies in others; `steps/…`: whole training steps;
+`memory/…`: peak resident memory of a step, each side in a process of its own; `start/…`: commands and
+imports; `gate/…`: the gate's calibration. Run it on a machine that does nothing else. Results:
+docs/results/suite.json.
 """
 
 from __future__ import annotations

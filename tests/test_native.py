@@ -16,6 +16,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -312,6 +313,33 @@ def test_second_derivatives_are_refused(on: Any) -> None:
         result = layer(x).square().sum()
         with pytest.raises(RuntimeError):
             torch.autograd.grad(torch.autograd.grad(result, x, create_graph=True)[0].sum(), x)
+
+
+def test_an_exception_in_the_backward_pass_stays_itself(on: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unlucky(Exception):
+        pass
+
+    def select(*_: Any) -> None:
+        raise Unlucky("no draw")
+
+    layer = sampled(nn.Linear(60, 40), site="layer", policy="pps", keep=0.4, scope="backward")
+    result = layer(torch.randn(10, 60)).sum()
+    monkeypatch.setattr(type(policies.get("pps")()), "select", select)
+    with pytest.raises(Unlucky, match="no draw"):
+        result.backward(retain_graph=True)
+    monkeypatch.undo()
+    result.backward()
+    assert layer.weight.grad is not None
+
+
+@pytest.mark.parametrize("scope", ["forward", "backward"])
+def test_forward_mode_is_refused(on: Any, scope: str) -> None:
+    layer = sampled(nn.Linear(60, 40), site="layer", policy="topk", keep=0.4, scope=scope)
+    x = torch.randn(10, 60)
+    with forward_ad.dual_level(), pytest.raises(RuntimeError):
+        layer(forward_ad.make_dual(x, torch.randn_like(x)))
+    with pytest.raises(RuntimeError):
+        torch.func.grad(lambda x: layer(x).sum())(x)
 
 
 def test_the_contracts_hold_with_them(on: Any) -> None:

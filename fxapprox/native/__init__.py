@@ -11,7 +11,7 @@ import importlib.util
 import json
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Protocol, cast
@@ -25,6 +25,7 @@ NAME = "fxapprox_kernels"
 VARIABLE = "FXAPPROX_NATIVE"
 MAIN = Path(__file__).parent / "products.cpp"
 SOURCES = (MAIN, *sorted(MAIN.parent.glob("*.h")))
+Gradients = Callable[..., tuple[Tensor | None, ...]]
 
 
 class Kernels(Protocol):
@@ -69,6 +70,12 @@ class Kernels(Protocol):
 
     def outer(self, first: Tensor, second: Tensor, index: Tensor, scale: Tensor | None, /) -> Tensor:
         """first[index]ᵀ · diag(scale) · second[index], without gradients."""
+
+    def own(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, gradients: Gradients, draw: object, /
+    ) -> Tensor:
+        """torch's linear; for its gradients `gradients(grad, x, weight, wanted, draw)` is called, with None
+        for an operand whose partner needs none; `wanted`: whether the bias needs one."""
 
     def energies(self, matrix: Tensor, /) -> Tensor:
         """Sums of squares of the columns."""

@@ -19,6 +19,7 @@
 #include "bits.h"
 #include "draws.h"
 #include "lanes.h"
+#include "own.h"
 #include "tiles.h"
 
 namespace {
@@ -414,4 +415,5 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   module.def("proportional", &fxapprox::proportional);
   module.def("independent", &fxapprox::independent);
   module.def("product", &product);
+  module.def("own", &fxapprox::own);
 }

@@ -143,8 +143,8 @@ def independent(scores: Tensor, k: int, generator: torch.Generator) -> tuple[Ten
     n = p.shape[-1]
     if _numpy_can(p):
         known = inside.numpy()
-        index, factors = on_cpu.independent(known, p.numpy(), padded_size(int(known.sum(-1).max()), n))
-        return torch.from_numpy(index), torch.from_numpy(factors).to(scores.dtype)
+        drawn = on_cpu.independent(known, p.numpy(), padded_size(int(known.sum(-1).max()), n))
+        return torch.from_numpy(drawn[0]), torch.from_numpy(drawn[1]).to(scores.dtype)
     size = padded_size(int(inside.sum(-1).amax()), n)  # waits for the device: the size is data
     last = torch.where(inside, 0, torch.arange(1, n + 1, device=p.device))
     places = ascending(last.topk(size, largest=False, sorted=False).indices)

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
 from ..choices import Choice, Sampled
 from ..kinds._strides import PLAIN
@@ -39,7 +38,7 @@ class Lane:
 
     def __call__(self, layer: nn.Module, x: Any) -> Tensor | None:
         """The layer's result; None where the call is not of this form."""
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
             return None
         weight, bias = layer._parameters.get("weight"), layer._parameters.get("bias")
         fused = kernels()
@@ -48,7 +47,7 @@ class Lane:
         if bias is not None and (bias.shape != weight.shape[:1] or bias.dtype != weight.dtype):
             return None
         if self.choice.forward == "exact":
-            return self._backward(x, weight, bias)
+            return self._backward(fused, x, weight, bias)
         k = self.k("forward", x.shape[1])
         scores = fused.scores(x, weight, True) if k < x.shape[1] else None
         if scores is None:
@@ -59,14 +58,17 @@ class Lane:
             return result
         return fused.product(x, weight, bias, selection.index, selection.scale, True)
 
-    def _backward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
+    def _backward(self, fused: Kernels, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
         watched = torch._C._len_torch_dispatch_stack() > 0  # by a flop counter, say: kernels are not torch's
         if watched or not plain_matrices(x, weight) or x.numel() == 0 or weight.numel() == 0:
             return None
         if not (torch.is_grad_enabled() and x.is_contiguous() and weight.is_contiguous()):
             return None
-        result: Tensor = _Gradients.apply(x, weight, bias, self, self.draw(x))
-        return result
+        return fused.own(x, weight, bias, self.gradients, self.draw(x))
+
+    def gradients(self, grad: Tensor, *given: Any) -> tuple[Tensor | None, ...]:
+        """What the backward pass calls; see `Kernels.own`."""
+        return (_refusing if torch.is_grad_enabled() else _gradients)(self, grad, *given)
 
     def k(self, product: ProductName, pairs: int) -> int:
         known = self.sizes.get((product, pairs))
@@ -95,31 +97,18 @@ def _plain(how: Any) -> bool:
     return not how.center and how.memory is None and isinstance(how.keep, float | int)
 
 
-class _Gradients(torch.autograd.Function):
-    """An exact product whose gradients draw for themselves."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, lane: Lane, draw: Draw) -> Tensor:
-        ctx.lane, ctx.draw = lane, draw
-        wanted = ctx.needs_input_grad
-        ctx.save_for_backward(x if wanted[1] else None, weight if wanted[0] else None)
-        return F.linear(x, weight, bias)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return _refusing(ctx, grad) if torch.is_grad_enabled() else _gradients(ctx, grad)
-
-
-def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _gradients(
+    lane: Lane, grad: Tensor, x: Tensor | None, weight: Tensor | None, wanted: bool, draw: Draw
+) -> tuple[Tensor | None, ...]:
+    """Gradients of x, weight and bias, each with a draw of its own."""
     if torch.is_autocast_enabled("cpu"):
         with torch.autocast("cpu", enabled=False):
-            return _gradients(ctx, grad)
-    x, weight = ctx.saved_tensors
+            return _gradients(lane, grad, x, weight, wanted, draw)
     grad, fused = grad.contiguous(), kernels()
     assert fused is not None
-    grad_x = None if weight is None else _grad_input(ctx.lane, ctx.draw, fused, grad, weight)
-    grad_weight = None if x is None else _grad_weight(ctx.lane, ctx.draw, fused, grad, x)
-    return grad_x, grad_weight, grad.sum(0) if ctx.needs_input_grad[2] else None, None, None
+    grad_x = None if weight is None else _grad_input(lane, draw, fused, grad, weight)
+    grad_weight = None if x is None else _grad_weight(lane, draw, fused, grad, x)
+    return grad_x, grad_weight, grad.sum(0) if wanted else None
 
 
 _refusing = once_differentiable(_gradients)
