@@ -163,4 +163,4 @@ def training_step(
         loss.backward()
         optimizer.step()
 
-    return Rival(step)
+    return Rival(step, lead=1)

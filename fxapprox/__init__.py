@@ -10,6 +10,7 @@ from .emit import emit
 from .errors import FxApproxError, NothingRewritten
 from .passes.batchnorm import batchnorm_reestimated, reestimate_batchnorm
 from .plan import Plan
+from .recipes import recipe
 from .rules import Rule
 from .run import attach, load_run_state, run_state
 
@@ -25,6 +26,7 @@ __all__ = [
     "load_run_state",
     "plan",
     "policies",
+    "recipe",
     "reestimate_batchnorm",
     "rewrite",
     "run_state",

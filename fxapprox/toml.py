@@ -30,14 +30,21 @@ def read_toml(path: Path, noun: str) -> tuple[str, dict[str, Any]]:
         raise RequestError(f"{noun} {path} is not text in UTF-8") from None
     except OSError as error:
         raise RequestError(f"{noun} {path} cannot be read: {error.strerror}") from None
+    return text, parse_toml(text, f"{noun} {path}", path.name)
+
+
+def parse_toml(text: str, what: str, name: str) -> dict[str, Any]:
+    """The document in a text, which messages call `what`, and its lines `name`:1, 2 …
+
+    Raises RequestError with the line where it is not TOML."""
     try:
-        return text, tomllib.loads(text)
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         message, line = str(error), re.search(r"\(at line (\d+), column \d+\)", str(error))
         at = int(line.group(1)) if line else max(text.count("\n"), 1)
         plain = message.split(" (at ")[0]
         raise RequestError(
-            f"{noun} {path} is not TOML: {plain[:1].lower()}{plain[1:]}", where=f"{path.name}:{at}"
+            f"{what} is not TOML: {plain[:1].lower()}{plain[1:]}", where=f"{name}:{at}"
         ) from None
 
 

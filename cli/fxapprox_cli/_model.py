@@ -32,12 +32,15 @@ def _named(asked: Asked) -> Sequence[Rule] | Plan:
     with step("starting torch"):
         from fxapprox.errors import RequestError
         from fxapprox.plan import Plan
+        from fxapprox.recipes import recipe
         from fxapprox.rules import load_rules, rules_from
 
-    given = [*asked.shorthand[:1], *(["--rules"] if asked.rules else []), *(["--plan"] if asked.plan else [])]
+    files = {"--rules": asked.rules, "--recipe": asked.recipe, "--plan": asked.plan}
+    given = [*asked.shorthand[:1], *(name for name, value in files.items() if value)]
     if not given:
         raise RequestError(
-            "nothing says what to sample", remedy="give --policy topk, or --rules FILE, or --plan FILE"
+            "nothing says what to sample",
+            remedy="give --policy topk, or --recipe NAME, or --rules FILE, or --plan FILE",
         )
     if len(given) > 1:
         raise RequestError(
@@ -47,6 +50,8 @@ def _named(asked: Asked) -> Sequence[Rule] | Plan:
         return Plan.load(asked.plan)
     if asked.rules:
         return load_rules(asked.rules)
+    if asked.recipe:
+        return recipe(asked.recipe, steps=asked.train_steps)
     keys = {**asked.keys, **({"keep": _number_or_table(asked.keep)} if asked.keep else {})}
     return rules_from(**keys, **dict(_key_and_value(text) for text in asked.option))
 

@@ -76,6 +76,22 @@ Rules = Annotated[
         rich_help_panel=_WHAT,
     ),
 ]
+Recipe = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Rules with a name, for a kind of network (see: fxapprox recipes).",
+        rich_help_panel=_WHAT,
+    ),
+]
+TrainSteps = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="How many optimizer steps the run has, for a recipe whose keep follows them.",
+        rich_help_panel=_WHAT,
+    ),
+]
 PlanFile = Annotated[
     Path | None,
     typer.Option("--plan", metavar="FILE", help="A saved plan, for this model.", rich_help_panel=_WHAT),
@@ -146,7 +162,7 @@ Debug = Annotated[
 
 RULE_KEYS = ("policy", "keep", "scope", "min_k", "center", "memory")
 """Options that are keys of the one rule over every site."""
-CHOICE_OPTIONS = (*RULE_KEYS, "option", "rules", "plan", "gate")
+CHOICE_OPTIONS = (*RULE_KEYS, "option", "rules", "recipe", "train_steps", "plan", "gate")
 """Options that say what is sampled."""
 
 
@@ -164,6 +180,8 @@ class Asked:
     memory: Memory = False
     option: PolicyOption = field(default_factory=list)
     rules: Rules = None
+    recipe: Recipe = None
+    train_steps: TrainSteps = None
     plan: PlanFile = None
     gate: Gate = None
     input: Input = field(default_factory=list)
@@ -186,7 +204,7 @@ class Asked:
     @property
     def decides(self) -> bool:
         """Whether anything says what is sampled."""
-        return bool(self.shorthand or self.rules or self.plan)
+        return bool(self.shorthand or self.rules or self.recipe or self.plan)
 
     def words(self, *, choice: bool = True) -> str:
         """The request as it is typed, without or with what is sampled."""

@@ -17,6 +17,7 @@ from .inspect import inspect
 from .kinds import kinds
 from .native import native
 from .policies import policies
+from .recipes import recipes
 from .rewrite import rewrite
 
 app = typer.Typer(
@@ -56,7 +57,7 @@ def fxapprox(
     pass
 
 
-for one in (rewrite, inspect, explain, advise, bench, policies, kinds, native):
+for one in (rewrite, inspect, explain, advise, bench, policies, kinds, recipes, native):
     app.command()(one)
 
 

@@ -127,3 +127,17 @@ def kinds_table(told: Sequence[Facts]) -> RenderableType:
         spelled = [*(f"nn.{name}" for name in one["modules"]), *dict.fromkeys(one["functions"])]
         table.add_row(one["name"], text.append("\n" + ", ".join(spelled), style="dim"))
     return table
+
+
+def recipes_table(told: Sequence[Facts]) -> RenderableType:
+    """Name, what it is for, what it stands on; those that need the number of steps marked."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    table.add_column("recipe", no_wrap=True)
+    table.add_column("what it is, what it stands on", overflow="fold", ratio=1)
+    for one in told:
+        text = Text(one["title"])
+        if one["scheduled"]:
+            text.append(" (needs --train-steps)", style="yellow")
+        text.append(f"\n{one['evidence']}", style="dim")
+        table.add_row(one["name"], text)
+    return table

@@ -2,7 +2,7 @@
 
 from ._decide import decide
 from ._explain import Explanation, Tried, explain
-from ._file import load_rules
+from ._file import load_rules, read_rules
 from ._rule import Match, NoMatch, Rule, Rules
 from ._shorthand import rules_from
 from ._silence import silenced
@@ -17,6 +17,7 @@ __all__ = [
     "decide",
     "explain",
     "load_rules",
+    "read_rules",
     "rules_from",
     "silenced",
 ]

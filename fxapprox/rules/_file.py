@@ -11,7 +11,7 @@ from ..advice import read_silence
 from ..errors import one_of
 from ..problems import Problem, raise_problems, typed
 from ..syntax import CHOICE_KEYS
-from ..toml import key_lines, read_toml
+from ..toml import key_lines, parse_toml, read_toml
 from ._rule import CONDITION_KEYS, Rule, Rules, read_rule
 
 VERSION = 1
@@ -25,8 +25,18 @@ def load_rules(path: str | os.PathLike[str]) -> Rules:
     not TOML, a wrong version, no rules, unknown or ill-typed keys and values."""
     path = Path(path)
     text, document = read_toml(path, "rules file")
+    return _rules(text, document, path.name, str(path))
+
+
+def read_rules(text: str, name: str) -> Rules:
+    """The rules of a text in the language of rules files, which messages call `name`. Raises as `load_rules`."""
+    return _rules(text, parse_toml(text, name, name), name, name)
+
+
+def _rules(text: str, document: Mapping[str, Any], name: str, full: str) -> Rules:
+    """`name` is what lines are told with, `full` what the whole is called."""
     silence, wrong = read_silence(document.get("silence", []))
-    problems = [*_check_head(document, path.name, text), *wrong]
+    problems = [*_check_head(document, name, text), *wrong]
     gate = typed(document, "gate", (bool,), problems)
     tables = document.get("rule", [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
@@ -34,17 +44,17 @@ def load_rules(path: str | os.PathLike[str]) -> Rules:
         tables = []
     elif not tables and not problems:
         remedy = 'a rule is, for example:\n  [[rule]]\n  policy = "topk"\n  keep = 0.5'
-        problems.append(Problem(f"{path.name} holds no rules", (), remedy, str(path)))
+        problems.append(Problem(f"{name} holds no rules", (), remedy, full))
     lines = key_lines(text) if tables or problems else {}
-    problems = [_located(problem, path.name, lines) for problem in problems]
+    problems = [_located(problem, name, lines) for problem in problems]
     rules = []
     for number, table in enumerate(tables):
-        origin = f"{path.name}:{lines.get(('rule', number), 1)}"
+        origin = f"{name}:{lines.get(('rule', number), 1)}"
         values, wrong = read_rule(table)
-        problems.extend(_located(problem, path.name, lines, ("rule", number)) for problem in wrong)
+        problems.extend(_located(problem, name, lines, ("rule", number)) for problem in wrong)
         if not wrong:
             rules.append(Rule.of(values, origin))
-    raise_problems(sorted(problems, key=_line), str(path))
+    raise_problems(sorted(problems, key=_line), full)
     return Rules.of(rules, silence, gate)
 
 
