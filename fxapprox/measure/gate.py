@@ -205,10 +205,8 @@ class _Found:
             parts.append(timed)
         exact = sum(one.exact for one in parts)
         ratio = exact / sum(one.exact / one.ratio for one in parts)
-        upper = exact / sum(one.exact / one.upper for one in parts)
-        rounded = round(ratio, 4), round(upper, 4)
         by = ", ".join(dict.fromkeys(judges))
-        return Verdict("judged" if judges else "measured", threads, *rounded, by)
+        return Verdict("judged" if judges else "measured", threads, round(ratio, 4), by)
 
 
 def _watch(began: float, ends: float, tick: Tick) -> Callable[[float], None]:
@@ -224,8 +222,5 @@ def _watch(began: float, ends: float, tick: Tick) -> Callable[[float], None]:
 
 
 def _timed(times: CallTimes) -> Timed:
-    """The larger of the upper quartile and the ratio of the fastest rounds is the best that can be said for
-    sampling: other work on the machine slows many rounds, and no round is faster for it."""
-    (lower, upper), exact = times.ratio.quartiles, times.exact.best
-    fastest = min(exact.samples) / min(times.ours.best.samples)
-    return Timed(exact.median, times.ratio.median, lower, max(upper, fastest))
+    lower, upper = times.ratio.quartiles
+    return Timed(times.exact.best.median, times.ratio.median, lower, upper)

@@ -73,6 +73,6 @@ def find(name: str) -> Recipe:
 def recipe(name: str, *, steps: int | None = None) -> Rules:
     """The rules of a recipe, for `fxapprox.rewrite(model, inputs, rules=…)`.
 
-    `steps`: how many optimizer steps the run has, which recipes with a keep schedule need. Raises RequestError
-    for an unknown name, and for steps that are missing or not positive."""
+    `steps`: how many optimizer steps the run has, which recipes with a keep schedule need. Raises
+    RequestError for an unknown name, and for steps that are missing or not positive."""
     return read_rules(find(name).rules_file(steps), f"recipe {name}")

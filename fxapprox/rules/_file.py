@@ -29,7 +29,8 @@ def load_rules(path: str | os.PathLike[str]) -> Rules:
 
 
 def read_rules(text: str, name: str) -> Rules:
-    """The rules of a text in the language of rules files, which messages call `name`. Raises as `load_rules`."""
+    """The rules of a text in the language of rules files, which messages call `name`. Raises as
+    `load_rules`."""
     return _rules(text, parse_toml(text, name, name), name, name)
 
 

@@ -105,21 +105,13 @@ def test_faster_sites_are_sampled_and_slower_ones_left_exact(clock: Clock) -> No
     assert (verdict.how, verdict.ratio, verdict.passes) == ("measured", 2.0, True)
 
 
-def test_noise_decides_nothing_against_what_was_asked(clock: Clock) -> None:
+def test_a_site_is_sampled_where_the_median_gains(clock: Clock) -> None:
     clock.quotients = {
-        "wide": (0.6, 0.7, 0.9, 1.2, 1.3),  # the median is below 1, the upper quartile above: uncertain
-        "back": (0.8, 0.9, 0.95, 0.99, 0.99),  # never faster
+        "wide": (0.6, 0.7, 1.1, 1.2, 1.3),
+        "back": (0.8, 0.9, 1.02, 1.5, 1.6),  # a gain that a layer among others does not have
         "head": (1.0, 1.0, 1.0),  # as fast is not faster
     }
     assert left(plan()) == ["back", "head"]
-
-
-def test_the_fastest_rounds_speak_for_sampling() -> None:
-    """Other work slows three of four sampled rounds: no round is faster for it."""
-    exact, ours = Timing((1.0, 1.0, 1.0, 1.0)), Timing((0.8, 3.0, 3.0, 3.0))
-    timed = gate._timed(CallTimes(Side({"contiguous": exact}), Side({"contiguous": ours}), None))
-    assert timed.ratio < 0.5
-    assert timed.upper == 1 / 0.8
 
 
 def test_calls_that_are_alike_are_measured_once(clock: Clock) -> None:
