@@ -1,6 +1,6 @@
 """After the gate, is any model slower than exact? Whole training steps of the coverage models, at keep 0.5.
 
-    python -m benchmarks.gate                                   # all models of zoo.py, some 25 minutes
+    python -m benchmarks.gate                                   # all models of zoo.py, some 35 minutes
     python -m benchmarks.gate --missing --minutes 8             # a part of those that have no row yet
     python -m benchmarks.gate --only 'torchvision/*' --batch 16 --threads 2 --ungated
 
@@ -30,18 +30,20 @@ from rich.progress import track
 
 from .machine import machine
 from .store import put, rows_of
+from .turns import keep_memory
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results" / "gate.json"
 
 
-def measure(name: str, settings: dict[str, Any], seconds: float) -> dict[str, Any]:
+def measure(name: str, settings: dict[str, Any], rounds: int) -> dict[str, Any]:
     """The row of one model."""
     import torch
     from torch.utils._pytree import tree_map
 
     from .zoo import ZOO
 
+    keep_memory()
     torch.manual_seed(0)
     model, args, kwargs = next(entry for entry in ZOO if entry.name == name).build()
     model.train()
@@ -52,13 +54,13 @@ def measure(name: str, settings: dict[str, Any], seconds: float) -> dict[str, An
 
     if times > 1:
         args, kwargs = tree_map(grown, (args, kwargs))
-    row = {"gated": _ratio(model, args, kwargs, seconds, gate=True)}
+    row = {"gated": _ratio(model, args, kwargs, rounds, gate=True)}
     if settings["ungated"]:
-        row["ungated"] = _ratio(model, args, kwargs, seconds, gate=False)
+        row["ungated"] = _ratio(model, args, kwargs, rounds, gate=False)
     return {"about": machine("python -m benchmarks.gate"), **row}
 
 
-def _ratio(model: Any, args: Any, kwargs: Any, seconds: float, *, gate: bool) -> dict[str, Any]:
+def _ratio(model: Any, args: Any, kwargs: Any, rounds: int, *, gate: bool) -> dict[str, Any]:
     """Exact over rewritten, with quartiles; what the gate did, and how long the rewrite took."""
     import fxapprox
     from fxapprox.api import planned, rewritten
@@ -75,14 +77,14 @@ def _ratio(model: Any, args: Any, kwargs: Any, seconds: float, *, gate: bool) ->
     if not plan.rewritten:
         return told | {"ratio": 1.0, "quartiles": [1.0, 1.0]}
     fast = rewritten(captured, plan)
-    found = bench(model, fast, args, kwargs, seconds=seconds / 0.4, sites=False, memory=False)
+    found = bench(model, fast, args, kwargs, repeat=rounds, sites=False, memory=False)
     ratio = found.step.ratio
     return told | {"ratio": round(ratio.median, 4), "quartiles": [round(one, 4) for one in ratio.quartiles]}
 
 
 def try_one(name: str, settings: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
     """The row of one model, from a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.gate", "--one", name, "--seconds", str(options.seconds)]
+    command = [sys.executable, "-m", "benchmarks.gate", "--one", name, "--rounds", str(options.rounds)]
     command += ["--batch", str(settings["batch"]), *(["--ungated"] if settings["ungated"] else [])]
     command += ["--threads", str(options.threads)] if options.threads else []
     row: dict[str, Any] = {"name": name, "settings": settings}
@@ -158,8 +160,8 @@ def main() -> None:
     parser.add_argument("--ungated", action="store_true", help="without the gate, too")
     parser.add_argument("--batch", type=int, default=2, help="examples, an even number; default %(default)s")
     parser.add_argument("--threads", type=int, help="threads of torch; default: as torch chooses")
-    parser.add_argument("--seconds", type=float, default=3.0, help="for the steps of each model and arm")
-    parser.add_argument("--limit", type=float, default=240.0, help="seconds after which a model is given up")
+    parser.add_argument("--rounds", type=int, default=21, help="steps of each side; default %(default)s")
+    parser.add_argument("--limit", type=float, default=400.0, help="seconds after which a model is given up")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.batch < 2 or options.batch % 2:
@@ -170,7 +172,7 @@ def main() -> None:
         if options.threads:
             torch.set_num_threads(options.threads)
         settings = {"batch": options.batch, "ungated": options.ungated}
-        print(json.dumps(measure(options.one, settings, options.seconds)))
+        print(json.dumps(measure(options.one, settings, options.rounds)))
     else:
         run(options)
 
