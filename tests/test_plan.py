@@ -65,7 +65,7 @@ def sites(draw, site_id):
 def plans(draw):
     ids = draw(st.lists(text, max_size=3, unique=True))
     numbers = st.floats(0.01, 100)
-    verdicts = st.builds(Verdict, st.sampled_from(["measured", "judged"]), sizes, numbers, numbers, text)
+    verdicts = st.builds(Verdict, st.sampled_from(["measured", "judged"]), sizes, numbers, text)
     gates = st.none() | verdicts | st.builds(Verdict, st.just("unmeasured"), sizes, by=text)
     decisions = tuple(
         Decision(

@@ -21,7 +21,7 @@ from fxapprox.rules import Rule, load_rules, silenced
 from fxapprox.verdict import Verdict
 
 X = torch.randn(6, 8)
-SLOW = Verdict("measured", 2, 0.8, 0.9)
+SLOW = Verdict("measured", 2, 0.8)
 NET = """
 import torch
 from torch import nn
@@ -41,7 +41,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def verdicts(captured: object, decisions: Sequence[Decision], **_: Any) -> Mapping[str, Verdict]:
         looked_at.extend(decision.site.id for decision in decisions)
-        return {d.site.id: SLOW if d.site.height else Verdict("measured", 2, 2.0, 2.1) for d in decisions}
+        return {d.site.id: SLOW if d.site.height else Verdict("measured", 2, 2.0) for d in decisions}
 
     monkeypatch.setattr(measuring, "verdicts", verdicts)
     return looked_at
