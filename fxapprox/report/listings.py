@@ -117,13 +117,9 @@ def policies_table(told: Sequence[Facts]) -> RenderableType:
 
 def kinds_table(told: Sequence[Facts]) -> RenderableType:
     """Name, summary, spellings; the opt-in ones marked."""
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    table.add_column("kind", no_wrap=True)
-    table.add_column("what it is, layers, functions", overflow="fold", ratio=1)
+    table = _described("kind", "what it is, layers, functions")
     for one in told:
-        text = Text(one["summary"])
-        if one["opt_in"]:
-            text.append(" (only where a rule names it)", style="yellow")
+        text = _marked(one["summary"], "only where a rule names it" if one["opt_in"] else None)
         spelled = [*(f"nn.{name}" for name in one["modules"]), *dict.fromkeys(one["functions"])]
         table.add_row(one["name"], text.append("\n" + ", ".join(spelled), style="dim"))
     return table
@@ -131,13 +127,20 @@ def kinds_table(told: Sequence[Facts]) -> RenderableType:
 
 def recipes_table(told: Sequence[Facts]) -> RenderableType:
     """Name, what it is for, what it stands on; those that need the number of steps marked."""
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    table.add_column("recipe", no_wrap=True)
-    table.add_column("what it is, what it stands on", overflow="fold", ratio=1)
+    table = _described("recipe", "what it is, what it stands on")
     for one in told:
-        text = Text(one["title"])
-        if one["scheduled"]:
-            text.append(" (needs --train-steps)", style="yellow")
-        text.append(f"\n{one['evidence']}", style="dim")
-        table.add_row(one["name"], text)
+        text = _marked(one["title"], "needs --train-steps" if one["scheduled"] else None)
+        table.add_row(one["name"], text.append(f"\n{one['evidence']}", style="dim"))
     return table
+
+
+def _described(name: str, about: str) -> Table:
+    """An empty table of names and what there is to say of each."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    table.add_column(name, no_wrap=True)
+    table.add_column(about, overflow="fold", ratio=1)
+    return table
+
+
+def _marked(text: str, mark: str | None) -> Text:
+    return Text.assemble(text, (f" ({mark})", "yellow")) if mark else Text(text)
