@@ -77,6 +77,9 @@ def test_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     both = runner.invoke(app, ["rewrite", mlp, "--recipe", "mlp", "--policy", "topk"])
     assert both.exit_code == 2
     assert "cannot be given together" in both.output
+    alone = runner.invoke(app, ["rewrite", mlp, "--policy", "topk", "--train-steps", "300"])
+    assert alone.exit_code == 2
+    assert "give --recipe NAME" in alone.output
 
 
 def test_the_pages_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

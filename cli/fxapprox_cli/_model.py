@@ -46,6 +46,11 @@ def _named(asked: Asked) -> Sequence[Rule] | Plan:
         raise RequestError(
             f"{' and '.join(given)} cannot be given together", remedy="put everything into the rules file"
         )
+    if asked.train_steps is not None and not asked.recipe:
+        raise RequestError(
+            "--train-steps says where the phases of a recipe end, and no recipe is given",
+            remedy="give --recipe NAME; a rule of your own names its steps in keep = {schedule = …}",
+        )
     if asked.plan:
         return Plan.load(asked.plan)
     if asked.rules:
