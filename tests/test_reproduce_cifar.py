@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.reproduce import cifar
+from benchmarks.reproduce import _cifar_shown, cifar
 from benchmarks.reproduce._experiment import Given, Row, Run
 from benchmarks.reproduce._frame import Places
 
@@ -41,14 +41,14 @@ def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Given:
 def test_a_run_reports_every_epoch_and_the_end(given: Given, monkeypatch: pytest.MonkeyPatch) -> None:
     found = [{"rate": 0.01, "reestimated": 0.1}, {"rate": 0.1, "reestimated": 0.2}]
     monkeypatch.setattr(cifar, "search", lambda arm, given: found)
-    name = "centred topk 0.25, then 0.5, exact last quarter"
+    name = "centred topk 0.25, exact last third"
     rows = cifar.perform(Run(name, 1, {}), given)
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5, 6, 6]
     assert rows[-1]["phase"] == "final"
     assert {row["rate"] for row in rows} == {0.1}
     shown: list[Row] = [{"arm": name, "seed": 1, **row} for row in rows]
-    assert name in cifar.tables(shown)["arms"]
-    assert cifar.figures(shown)
+    assert name in _cifar_shown.tables(shown, cifar.ARMS, [0.1], 4)["arms"]
+    assert _cifar_shown.figures(shown, cifar.ARMS, 4)
 
 
 def test_a_rate_is_searched_on_images_that_are_held_out(given: Given) -> None:
@@ -58,7 +58,7 @@ def test_a_rate_is_searched_on_images_that_are_held_out(given: Given) -> None:
 
 
 def test_a_schedule_changes_at_its_share_of_the_steps() -> None:
-    arm = cifar.ARMS["centred topk 0.25, then 0.5, exact last quarter"]
+    arm = cifar.Arm(cifar.CENTRED, ((0.0, 0.25), (0.5, 0.5), (0.75, 1.0)))
     assert arm.keep(100) == {"schedule": "step", "from": 0.25, "at": {50: 0.5, 75: 1.0}}
     assert arm.phases == [(0.5, 0.25), (0.25, 0.5), (0.25, 1.0)]
 
@@ -71,16 +71,21 @@ def test_seconds_are_those_of_the_phases(given: Given, monkeypatch: pytest.Monke
     for row, seconds in zip(rows, (3.0, 2.0, 1.0, 5.0, 2.0, 2.0), strict=True):
         row["seconds"] = seconds
     steps = arm.epochs * 4
-    assert cifar.duration(arm, rows) == pytest.approx(steps * (2 / 3 * 1.0 + 1 / 3 * 2.0))
-    assert cifar.duration(arm, rows, 0.5) == pytest.approx(steps * 0.5)
+    assert _cifar_shown.duration(arm, rows, 4) == pytest.approx(steps * (2 / 3 * 1.0 + 1 / 3 * 2.0))
+    assert _cifar_shown.duration(arm, rows, 4, 0.5) == pytest.approx(steps * 0.5)
 
 
 @pytest.mark.parametrize(
-    "name", ["pps 0.5", "pps grad-weight 0.25", "bfloat16, centred topk 0.25, exact last third"]
+    "arm",
+    [
+        cifar.ARMS["pps 0.5"],
+        cifar.ARMS["pps grad-weight 0.25"],
+        cifar.sampled(cifar.CENTRED, 0.25, cifar.THIRD, bfloat16=True),
+    ],
 )
-def test_arms_train(name: str, given: Given) -> None:
+def test_arms_train(arm: cifar.Arm, given: Given) -> None:
     data = cifar.cifar10(str(given.data), 16, test_count=8)
     rows: list[Row] = []
-    arm = replace(cifar.ARMS[name], width=4)
+    arm = replace(arm, width=4)
     cifar.trained(arm, 0, data, 0.01, given, rows, epochs=2)
     assert len(rows) == 2

@@ -9,10 +9,8 @@ format that is faster for it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,77 +20,23 @@ from fxapprox.measure.timing import Budget, in_turn
 
 from ..datasets import Images, cifar10
 from ..turns import keep_memory
-from . import _store
+from . import _cifar_shown, _store
+from ._arms import EPOCHS, SEARCH, WIDTH, Arm, sampled, then_exact
 from ._experiment import Experiment, Given, Row, Run
 from ._frame import Places
 from ._models import Autocast, ResidualNet
-from ._pages import PENDING, markdown, spread, where
-from ._plots import panels
+from ._pages import where
 from ._train import accuracy, shifted_and_flipped, train
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 SETTINGS: dict[str, Any] = {
-    "images": 10_000, "test": 10_000, "curve": 1_000, "width": 64, "epochs": 6, "batch": 64,
+    "images": 10_000, "test": 10_000, "curve": 1_000, "width": WIDTH, "epochs": EPOCHS, "batch": 64,
     "momentum": 0.9, "weight_decay": 5e-4, "schedule": "OneCycleLR", "augmentation": "shift 4, flip",
     "statistics": 1_000, "rates": [0.01, 0.03, 0.1], "search_images": 3_200, "search_epochs": 2,
     "validation": 2_000, "rounds": 25,
 }  # fmt: skip
 CENTRED = {"policy": "topk", "center": True}
 FORWARD, BACKWARD = {"policy": "topk"}, {"policy": "pps", "scope": "backward"}
-THIRD, FIFTH, QUARTER = 2 / 3, 0.8, 0.75  # of the steps, after which the rest is exact
-ALWAYS = ((0.0, 1.0),)
-SLOWLY = ((0.0, 0.25), (0.5, 0.5), (QUARTER, 1.0))
-
-
-@dataclass(frozen=True)
-class Arm:
-    """A way to train. `rule` says how products are sampled (none: exactly), `keeps` what share from which
-    part of the steps on; `width` and `epochs` are smaller for what one would do instead."""
-
-    rule: Mapping[str, Any] = field(default_factory=dict)
-    keeps: tuple[tuple[float, float], ...] = ALWAYS
-    width: int = SETTINGS["width"]
-    epochs: int = SETTINGS["epochs"]
-    bfloat16: bool = False
-
-    def keep(self, steps: int) -> float | dict[str, Any]:
-        """`keep` as a rule has it, for a run of so many steps."""
-        (_, first), *later = self.keeps
-        at = {round(part * steps): value for part, value in later}
-        return {"schedule": "step", "from": first, "at": at} if at else first
-
-    @property
-    def keys(self) -> dict[str, Any]:
-        return {**vars(self), "rule": dict(self.rule), "keeps": [list(pair) for pair in self.keeps]}
-
-    @property
-    def phases(self) -> list[tuple[float, float]]:
-        """(share of the steps, keep) of each phase."""
-        starts = [*(part for part, _ in self.keeps), 1.0]
-        return [(starts[i + 1] - part, keep) for i, (part, keep) in enumerate(self.keeps)]
-
-    @property
-    def column(self) -> str:
-        """The accuracy that counts: with batch norm re-estimated where forward products are sampled to the
-        end. The arm decides, and not which is higher."""
-        forward = bool(self.rule) and self.rule.get("scope", "forward") == "forward"
-        return "reestimated" if forward and self.keeps[-1][1] < 1 else "accuracy"
-
-    def step(self, keep: float) -> str:
-        """What one of its steps at this `keep` is called among those that are timed."""
-        words = [*(f"{key} {value}" for key, value in self.rule.items()), f"width {self.width}"]
-        return ", ".join([*words, *(["bfloat16"] if self.bfloat16 else []), f"keep {keep:g}"])
-
-
-def then_exact(keep: float, after: float) -> tuple[tuple[float, float], ...]:
-    return ((0.0, keep), (after, 1.0))
-
-
-def sampled(rule: Mapping[str, Any], keep: float, after: float | None = None, **options: Any) -> Arm:
-    return Arm(rule, ((0.0, keep),) if after is None else then_exact(keep, after), **options)
-
+THIRD, FIFTH = 2 / 3, 0.8  # of the steps, after which the rest is exact
 
 ARMS: dict[str, Arm] = {  # those that tell most come first
     "exact": Arm(),
@@ -114,7 +58,7 @@ ARMS: dict[str, Arm] = {  # those that tell most come first
     "topk 0.25": sampled(FORWARD, 0.25),
     "topk 0.75": sampled(FORWARD, 0.75),
 }  # fmt: skip
-SEARCH = "rate of "
+STEPS = SETTINGS["images"] // SETTINGS["batch"]  # an epoch
 
 
 def runs(seeds: Sequence[int]) -> list[Run]:
@@ -258,77 +202,6 @@ def step_of(arm: Arm, keep: float, images: Tensor, label: Tensor, last: bool) ->
     return step
 
 
-def duration(arm: Arm, rows: Sequence[Row], upto: float = 1.0) -> float | None:
-    """Seconds of the arm's first steps, up to this part of them, in the format that is faster for the whole
-    run; None without timings."""
-    steps = arm.epochs * (SETTINGS["images"] // SETTINGS["batch"])
-    found = []
-    for last in (0, 1):
-        total, start = 0.0, 0.0
-        for share, keep in arm.phases:
-            timed = where(rows, phase="seconds", step=arm.step(keep), channels_last=last)
-            if not timed:
-                return None
-            total += steps * min(max(upto - start, 0.0), share) * timed[0]["seconds"]
-            start += share
-        found.append(total)
-    return min(found)
-
-
-def figures(rows: list[Row]) -> dict[str, Figure]:
-    """Where the arms end, and how they get there; against epochs as long as no seconds are measured."""
-    shown = [name for name in ARMS if where(rows, arm=name)]
-    if not shown:
-        return {}
-    timed = duration(ARMS["exact"], rows) is not None
-    figure, axes = panels(2, width=5.5, height=5.0)
-    marks = {name: (f"C{i % 10}", "os^vDP"[i // 10]) for i, name in enumerate(ARMS)}
-    for name in shown:
-        arm, (colour, mark) = ARMS[name], marks[name]
-        ends, curve = where(rows, arm=name, phase="final"), where(rows, arm=name, phase="training")
-        finals = [100 * row[arm.column] for row in ends]
-        at = (duration(arm, rows) or 0.0) if timed else float(arm.epochs)
-        if finals:
-            deviation = stdev(finals) if len(finals) > 1 else 0.0
-            axes[0].errorbar(at, fmean(finals), deviation, fmt=mark, color=colour, label=name, capsize=2)
-        epochs = sorted({row["epoch"] for row in curve})
-        x = [(duration(arm, rows, e / arm.epochs) or 0.0) if timed else float(e) for e in epochs]
-        y = [100 * fmean(row["reestimated"] for row in where(curve, epoch=e)) for e in epochs]
-        axes[1].plot(x, y, marker=mark, markersize=3, color=colour, linewidth=1)
-    for axis, title in zip(axes, ("after training", "while training (re-estimated)"), strict=True):
-        axis.set(title=title, xlabel="seconds of training" if timed else "epochs")
-    axes[0].set(ylabel="test accuracy, %")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=7)
-    return {"seconds": figure}
-
-
-def tables(rows: list[Row]) -> dict[str, str]:
-    """Where the arms end, and the search for their rates."""
-    found = {"arms": PENDING, "rates": PENDING}
-    finals = where(rows, phase="final")
-    whole = duration(ARMS["exact"], rows)
-    cells = []
-    for name, arm in ARMS.items():
-        if ends := where(finals, arm=name):
-            took = duration(arm, rows)
-            cells.append([
-                name, f"{ends[0]['rate']:g}", str(len(ends)),
-                *(spread(100 * row[column] for row in ends) for column in ("accuracy", "reestimated")),
-                f"{took:.0f}" if took else "–", f"{took / whole:.2f}" if took and whole else "–",
-            ])  # fmt: skip
-    if cells:
-        head = ["", "rate", "seeds", "accuracy, %", "re-estimated, %", "seconds", "of exact's"]
-        found["arms"] = markdown(head, cells)
-    searched = {name: of_arm for name in ARMS if (of_arm := where(rows, arm=SEARCH + name))}
-    if searched:
-        cells = [
-            [name, *(f"{100 * row['reestimated']:.1f}" for row in of_arm)]
-            for name, of_arm in searched.items()
-        ]
-        found["rates"] = markdown(["", *(f"{rate:g}" for rate in SETTINGS["rates"])], cells)
-    return found
-
-
 EXPERIMENT = Experiment(
     "cifar",
     "accuracy per second on CIFAR-10: sampled ways, and what one would do instead",
@@ -336,6 +209,6 @@ EXPERIMENT = Experiment(
     SETTINGS,
     runs,
     perform,
-    figures,
-    tables,
+    lambda rows: _cifar_shown.figures(rows, ARMS, STEPS),
+    lambda rows: _cifar_shown.tables(rows, ARMS, SETTINGS["rates"], STEPS),
 )

@@ -28,13 +28,14 @@ from ..datasets import Images, cifar10, mnist
 from ..turns import keep_memory
 from . import _store
 from ._adapters import adapted, only_trains
+from ._arms import SEARCH, Arm, sampled
 from ._experiment import Experiment, Given, Row, Run
 from ._finetune_shown import again, figures, tables
 from ._frame import Places
 from ._models import ResidualNet, RowTransformer
 from ._pages import where
 from ._train import accuracy, shifted_and_flipped, train
-from .cifar import BACKWARD, CENTRED, FORWARD, THIRD, Arm, sampled
+from .cifar import BACKWARD, CENTRED, FORWARD, THIRD
 
 SETTINGS: dict[str, Any] = {
     "images": {"network": "ResidualNet(64)", "pretraining": 8_000, "pretraining_epochs": 3,
@@ -73,7 +74,7 @@ WAYS: dict[str, Way] = {
     "head": Way(trains="head"),
 }
 TASKS = ("images", "rows")
-SEARCH, BEFORE = "rate of ", "pretrained"
+BEFORE = "pretrained"
 
 
 def runs(seeds: Sequence[int]) -> list[Run]:

@@ -1,0 +1,86 @@
+"""Seconds, figures and tables of the experiment `cifar`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING
+
+from ._arms import SEARCH, Arm
+from ._experiment import Row
+from ._pages import PENDING, markdown, spread, where
+from ._plots import panels
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def duration(arm: Arm, rows: Sequence[Row], steps: int, upto: float = 1.0) -> float | None:
+    """Seconds of the arm's first steps, up to this part of them, in the memory format that is faster for the
+    whole run, at so many steps an epoch; None without timings."""
+    steps *= arm.epochs
+    found = []
+    for last in (0, 1):
+        total, start = 0.0, 0.0
+        for share, keep in arm.phases:
+            timed = where(rows, phase="seconds", step=arm.step(keep), channels_last=last)
+            if not timed:
+                return None
+            total += steps * min(max(upto - start, 0.0), share) * timed[0]["seconds"]
+            start += share
+        found.append(total)
+    return min(found)
+
+
+def figures(rows: list[Row], arms: Mapping[str, Arm], steps: int) -> dict[str, Figure]:
+    """Where the arms end, and how they get there; against epochs as long as no seconds are measured."""
+    shown = [name for name in arms if where(rows, arm=name)]
+    if not shown:
+        return {}
+    timed = duration(arms["exact"], rows, steps) is not None
+    figure, axes = panels(2, width=5.5, height=5.0)
+    marks = {name: (f"C{i % 10}", "os^vDP"[i // 10]) for i, name in enumerate(arms)}
+    for name in shown:
+        arm, (colour, mark) = arms[name], marks[name]
+        ends, curve = where(rows, arm=name, phase="final"), where(rows, arm=name, phase="training")
+        finals = [100 * row[arm.column] for row in ends]
+        at = (duration(arm, rows, steps) or 0.0) if timed else float(arm.epochs)
+        if finals:
+            deviation = stdev(finals) if len(finals) > 1 else 0.0
+            axes[0].errorbar(at, fmean(finals), deviation, fmt=mark, color=colour, label=name, capsize=2)
+        epochs = sorted({row["epoch"] for row in curve})
+        x = [(duration(arm, rows, steps, e / arm.epochs) or 0.0) if timed else float(e) for e in epochs]
+        y = [100 * fmean(row["reestimated"] for row in where(curve, epoch=e)) for e in epochs]
+        axes[1].plot(x, y, marker=mark, markersize=3, color=colour, linewidth=1)
+    for axis, title in zip(axes, ("after training", "while training (re-estimated)"), strict=True):
+        axis.set(title=title, xlabel="seconds of training" if timed else "epochs")
+    axes[0].set(ylabel="test accuracy, %")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=7)
+    return {"seconds": figure}
+
+
+def tables(rows: list[Row], arms: Mapping[str, Arm], rates: Sequence[float], steps: int) -> dict[str, str]:
+    """Where the arms end, and the search for their rates."""
+    found = {"arms": PENDING, "rates": PENDING}
+    finals = where(rows, phase="final")
+    whole = duration(arms["exact"], rows, steps)
+    cells = []
+    for name, arm in arms.items():
+        if ends := where(finals, arm=name):
+            took = duration(arm, rows, steps)
+            cells.append([
+                name, f"{ends[0]['rate']:g}", str(len(ends)),
+                *(spread(100 * row[column] for row in ends) for column in ("accuracy", "reestimated")),
+                f"{took:.0f}" if took else "–", f"{took / whole:.2f}" if took and whole else "–",
+            ])  # fmt: skip
+    if cells:
+        head = ["", "rate", "seeds", "accuracy, %", "re-estimated, %", "seconds", "of exact's"]
+        found["arms"] = markdown(head, cells)
+    searched = {name: of_arm for name in arms if (of_arm := where(rows, arm=SEARCH + name))}
+    if searched:
+        cells = [
+            [name, *(f"{100 * row['reestimated']:.1f}" for row in of_arm)]
+            for name, of_arm in searched.items()
+        ]
+        found["rates"] = markdown(["", *(f"{rate:g}" for rate in rates)], cells)
+    return found
