@@ -26,7 +26,7 @@ def images(shape: tuple[int, ...], count: int = 40) -> Images:
 
 @pytest.fixture
 def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Given:
-    short = {"pretraining": 8, "pretraining_epochs": 1, "pretraining_rate": 0.01, "rates": [0.01]}
+    short = {"pretraining": 8, "pretraining_epochs": 1, "pretraining_rate": 0.01, "rates": [0.01, 0.1, 1.0]}
     for key, value in {**SMALL, "images": short, "rows": short}.items():
         monkeypatch.setitem(finetune.SETTINGS, key, value)
     monkeypatch.setattr(finetune, "Places", lambda: Places(results=tmp_path))
@@ -39,7 +39,8 @@ def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Given:
 
 @pytest.mark.parametrize("task", finetune.TASKS)
 @pytest.mark.parametrize(
-    "name", ["exact", "centred topk 0.25, exact last third", "last layers", "low-rank adapters"]
+    "name",
+    ["exact", "pps backward 0.25", "bfloat16, pps grad-weight 0.25", "last layers", "low-rank adapters"],
 )
 def test_ways_go_on_from_the_same_network(task: str, name: str, given: Given) -> None:
     rows: list[Row] = []
@@ -51,8 +52,22 @@ def test_ways_go_on_from_the_same_network(task: str, name: str, given: Given) ->
     assert finetune.EXPERIMENT.figures(rows)
 
 
+def test_a_search_goes_on_from_the_end_that_is_best() -> None:
+    rates = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
+    for of, asked in (
+        ({3: 0.1, 4: 0.3, 5: 0.2}, [3, 4, 5]),
+        ({3: 0.1, 4: 0.2, 5: 0.3, 6: 0.2}, [3, 4, 5, 6]),
+        ({3: 0.1, 4: 0.2, 5: 0.3, 6: 0.4, 7: 0.5}, [3, 4, 5, 6, 7]),
+        ({3: 0.3, 4: 0.2, 5: 0.1, 2: 0.4, 1: 0.3}, [3, 4, 5, 2, 1]),
+    ):
+        tried: list[Row] = []
+        while (rate := finetune.next_rate(rates, tried)) is not None:
+            tried.append({"rate": rate, "accuracy": of[int(rate)]})
+        assert [row["rate"] for row in tried] == asked
+
+
 def test_seconds_and_memory_are_those_of_the_phases(given: Given, monkeypatch: pytest.MonkeyPatch) -> None:
-    name = "centred topk 0.25, exact last third"
+    name = "pps backward 0.25"
     chosen = {"exact": finetune.WAYS["exact"], name: finetune.WAYS[name]}
     monkeypatch.setattr(finetune, "WAYS", chosen)
     monkeypatch.setattr(finetune, "TASKS", ("rows",))

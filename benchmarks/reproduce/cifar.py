@@ -36,6 +36,7 @@ SETTINGS: dict[str, Any] = {
 }  # fmt: skip
 CENTRED = {"policy": "topk", "center": True}
 FORWARD, BACKWARD = {"policy": "topk"}, {"policy": "pps", "scope": "backward"}
+GRAD_WEIGHT = {"policy": "pps", "scope": "grad-weight"}
 THIRD, FIFTH = 2 / 3, 0.8  # of the steps, after which the rest is exact
 
 ARMS: dict[str, Arm] = {  # those that tell most come first
@@ -55,7 +56,7 @@ ARMS: dict[str, Arm] = {  # those that tell most come first
     "bernoulli 0.5": sampled({"policy": "bernoulli"}, 0.5),
     "topk 0.25": sampled(FORWARD, 0.25),
     "topk 0.75": sampled(FORWARD, 0.75),
-    "pps grad-weight 0.25": sampled({"policy": "pps", "scope": "grad-weight"}, 0.25),
+    "pps grad-weight 0.25": sampled(GRAD_WEIGHT, 0.25),
     "pps backward 0.25": sampled(BACKWARD, 0.25),
     "topk grad-weight 0.25": sampled({"policy": "topk", "scope": "grad-weight"}, 0.25),
     "topk backward 0.5": sampled({"policy": "topk", "scope": "backward"}, 0.5),

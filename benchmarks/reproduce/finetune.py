@@ -3,7 +3,8 @@
 Two networks are trained exactly in the run, and go on with the same images turned by 90°: the residual
 network of `cifar.py` on CIFAR-10, and a transformer that reads MNIST's digits row by row. Sampled ways
 change every weight; the others train the last layers, the head, or low-rank adapters beside all layers
-(`_adapters.py`). Every way has the best of three learning rates. Peak memory is of a training step in
+(`_adapters.py`). Every way has the best
+learning rate of a search. Peak memory is of a training step in
 a process of its own.
 """
 
@@ -32,16 +33,17 @@ from ._arms import SEARCH, Arm, sampled
 from ._experiment import Experiment, Given, Row, Run
 from ._finetune_shown import again, figures, tables
 from ._frame import Places
-from ._models import ResidualNet, RowTransformer
+from ._models import Autocast, ResidualNet, RowTransformer
 from ._pages import where
 from ._train import accuracy, shifted_and_flipped, train
-from .cifar import BACKWARD, CENTRED, FORWARD, THIRD
+from .cifar import BACKWARD, CENTRED, FORWARD, GRAD_WEIGHT
 
 SETTINGS: dict[str, Any] = {
     "images": {"network": "ResidualNet(64)", "pretraining": 8_000, "pretraining_epochs": 3,
-               "pretraining_rate": 0.03, "rates": [0.01, 0.03, 0.1]},
+               "pretraining_rate": 0.03, "rates": [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0]},
     "rows": {"network": "RowTransformer(256, 4)", "pretraining": 10_000, "pretraining_epochs": 3,
-             "pretraining_rate": 0.001, "rates": [0.0003, 0.001, 0.003]},
+             "pretraining_rate": 0.001, "rates": [0.00003, 0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03]},
+    "search": "the three rates in the middle, then beyond the end that is best",
     "shift": "turned by 90°", "count": 2_400, "epochs": 3, "batch": 32, "search_count": 1_200,
     "validation": 1_000, "test": 4_000, "statistics": 800, "rank": 8, "rounds": 25,
 }  # fmt: skip
@@ -59,7 +61,8 @@ class Way:
     @property
     def keys(self) -> dict[str, Any]:
         keeps = [list(pair) for pair in self.arm.keeps]
-        return {"rule": dict(self.arm.rule), "keeps": keeps, "trains": self.trains}
+        precision = {"bfloat16": True} if self.arm.bfloat16 else {}
+        return {"rule": dict(self.arm.rule), "keeps": keeps, "trains": self.trains, **precision}
 
 
 WAYS: dict[str, Way] = {
@@ -69,9 +72,11 @@ WAYS: dict[str, Way] = {
     "pps backward 0.25": Way(sampled(BACKWARD, 0.25)),
     "low-rank adapters": Way(trains="adapters"),
     "last layers": Way(trains="last"),
-    "centred topk 0.25, exact last third": Way(sampled(CENTRED, 0.25, THIRD)),
-    "pps grad-weight 0.25": Way(sampled({"policy": "pps", "scope": "grad-weight"}, 0.25)),
+    "pps grad-weight 0.25": Way(sampled(GRAD_WEIGHT, 0.25)),
+    "pps grad-weight 0.1": Way(sampled(GRAD_WEIGHT, 0.1)),
     "head": Way(trains="head"),
+    "bfloat16": Way(Arm(bfloat16=True)),
+    "bfloat16, pps grad-weight 0.25": Way(sampled(GRAD_WEIGHT, 0.25, bfloat16=True)),
 }
 TASKS = ("images", "rows")
 BEFORE = "pretrained"
@@ -154,7 +159,8 @@ def fitted(
 def pretrained(task: str, seed: int, given: Given) -> nn.Module:
     """The network after exact training, from a file beside the checkpoints where it has been made before."""
     options = SETTINGS[task]
-    made = hashlib.sha256(json.dumps([SETTINGS, seed]).encode()).hexdigest()[:16]
+    decides = {key: value for key, value in options.items() if key != "rates"}
+    made = hashlib.sha256(json.dumps([decides, SETTINGS["batch"], seed]).encode()).hexdigest()[:16]
     file = given.checkpoint.parent / f"{task}-{made}.weights"
     torch.manual_seed(seed)
     model = network(task)
@@ -188,14 +194,19 @@ def prepared(task: str, way: Way, model: nn.Module, steps: int) -> nn.Module:
     if way.trains != "all":
         return only_trains(model, ("fc",) if way.trains == "head" else ("fc", *model.last))  # type: ignore[misc]
     if not way.arm.rule:
-        return model
+        return in_precision(way, model)
     rules = [
         fxapprox.Rule(depth="0, -1", policy="exact"),
         fxapprox.Rule(path="*shortcut*", policy="exact") if task == "images" else None,
         fxapprox.Rule(kind=["conv2d", "linear"], keep=way.arm.keep(steps), **way.arm.rule),
     ]
     inputs = torch.zeros(8, 3, 32, 32) if task == "images" else torch.zeros(8, 1, 28, 28)
-    return fxapprox.rewrite(model, (inputs,), rules=[rule for rule in rules if rule], gate=False)
+    model = fxapprox.rewrite(model, (inputs,), rules=[rule for rule in rules if rule], gate=False)
+    return in_precision(way, model)
+
+
+def in_precision(way: Way, model: nn.Module) -> nn.Module:
+    return Autocast(model, torch.bfloat16) if way.arm.bfloat16 else model
 
 
 def tuned(
@@ -228,12 +239,23 @@ def search(task: str, way: Way, given: Given) -> list[Row]:
     unseen = shifted(images_of(task, given, held, skip=SETTINGS["count"]))
     small = replace(data, test=unseen.train, test_label=unseen.train_label)
     rows: list[Row] = []
-    for rate in SETTINGS[task]["rates"]:
+    while (rate := next_rate(SETTINGS[task]["rates"], rows)) is not None:
         given.checkpoint.unlink(missing_ok=True)  # of the rate before
         _, model = tuned(task, way, small, rate, 0, given)
         rows.append({"task": task, "phase": "rate", "rate": rate, **measured(model, small)})
     given.checkpoint.unlink(missing_ok=True)
     return rows
+
+
+def next_rate(rates: Sequence[float], tried: Sequence[Row]) -> float | None:
+    """The three in the middle, then beyond the end that is best until another one is; None: that is all."""
+    first = len(rates) // 2 - 1
+    if len(tried) < 3:
+        return rates[first + len(tried)]
+    places = sorted(rates.index(row["rate"]) for row in tried)
+    found = rates.index(best(tried))
+    beyond = {places[0]: places[0] - 1, places[-1]: places[-1] + 1}.get(found, -1)
+    return rates[beyond] if 0 <= beyond < len(rates) else None
 
 
 def best(rows: Sequence[Row]) -> float:
