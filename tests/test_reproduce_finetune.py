@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from benchmarks.datasets import Images
-from benchmarks.reproduce import finetune
+from benchmarks.reproduce import _ways, finetune
 from benchmarks.reproduce._adapters import adapted
 from benchmarks.reproduce._experiment import Given, Row, Run
 from benchmarks.reproduce._frame import Places
@@ -32,8 +32,8 @@ def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Given:
     monkeypatch.setattr(finetune, "Places", lambda: Places(results=tmp_path))
     monkeypatch.setattr(finetune, "cifar10", lambda data, count, test: images((3, 32, 32)))
     monkeypatch.setattr(finetune, "mnist", lambda data: images((1, 28, 28)))
-    monkeypatch.setattr(finetune, "RowTransformer", lambda: RowTransformer(16))
-    monkeypatch.setattr(finetune, "ResidualNet", lambda: ResidualNet(4))
+    monkeypatch.setattr(_ways, "RowTransformer", lambda: RowTransformer(16))
+    monkeypatch.setattr(_ways, "ResidualNet", lambda: ResidualNet(4))
     return Given(tmp_path, lambda done, total: None, tmp_path / "run.pt")
 
 

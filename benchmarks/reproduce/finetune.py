@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -28,14 +28,13 @@ from fxapprox.measure.timing import Budget, in_turn
 from ..datasets import Images, cifar10, mnist
 from ..turns import keep_memory
 from . import _store
-from ._adapters import adapted, only_trains
 from ._arms import SEARCH, Arm, sampled
 from ._experiment import Experiment, Given, Row, Run
 from ._finetune_shown import again, figures, tables
 from ._frame import Places
-from ._models import Autocast, ResidualNet, RowTransformer
 from ._pages import where
 from ._train import accuracy, shifted_and_flipped, train
+from ._ways import Way, network, prepared
 from .cifar import BACKWARD, CENTRED, FORWARD, GRAD_WEIGHT
 
 SETTINGS: dict[str, Any] = {
@@ -47,22 +46,6 @@ SETTINGS: dict[str, Any] = {
     "shift": "turned by 90°", "count": 2_400, "epochs": 3, "batch": 32, "search_count": 1_200,
     "validation": 1_000, "test": 4_000, "statistics": 800, "rank": 8, "rounds": 25,
 }  # fmt: skip
-EXACT = Arm()
-
-
-@dataclass(frozen=True)
-class Way:
-    """How a network goes on: how its products are sampled, and which parameters train: all, the `last` block
-    and the head, the `head`, or `adapters` and the head."""
-
-    arm: Arm = EXACT
-    trains: str = "all"
-
-    @property
-    def keys(self) -> dict[str, Any]:
-        keeps = [list(pair) for pair in self.arm.keeps]
-        precision = {"bfloat16": True} if self.arm.bfloat16 else {}
-        return {"rule": dict(self.arm.rule), "keeps": keeps, "trains": self.trains, **precision}
 
 
 WAYS: dict[str, Way] = {
@@ -129,12 +112,6 @@ def shifted(data: Images) -> Images:
     return replace(data, train=train, test=test)
 
 
-def network(task: str) -> nn.Module:
-    if task == "rows":
-        return RowTransformer()
-    return ResidualNet().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
 def optimizer_for(task: str, model: nn.Module, rate: float) -> torch.optim.Optimizer:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if task == "rows":
@@ -186,36 +163,13 @@ def before(task: str, seed: int, given: Given) -> list[Row]:
     ]
 
 
-def prepared(task: str, way: Way, model: nn.Module, steps: int) -> nn.Module:
-    """The model as the way trains it. Exact stay the first layer and the shortcuts, as in `cifar.py`, and a
-    transformer's products of activations."""
-    if way.trains == "adapters":
-        return adapted(model, SETTINGS["rank"])
-    if way.trains != "all":
-        return only_trains(model, ("fc",) if way.trains == "head" else ("fc", *model.last))  # type: ignore[misc]
-    if not way.arm.rule:
-        return in_precision(way, model)
-    rules = [
-        fxapprox.Rule(depth="0, -1", policy="exact"),
-        fxapprox.Rule(path="*shortcut*", policy="exact") if task == "images" else None,
-        fxapprox.Rule(kind=["conv2d", "linear"], keep=way.arm.keep(steps), **way.arm.rule),
-    ]
-    inputs = torch.zeros(8, 3, 32, 32) if task == "images" else torch.zeros(8, 1, 28, 28)
-    model = fxapprox.rewrite(model, (inputs,), rules=[rule for rule in rules if rule], gate=False)
-    return in_precision(way, model)
-
-
-def in_precision(way: Way, model: nn.Module) -> nn.Module:
-    return Autocast(model, torch.bfloat16) if way.arm.bfloat16 else model
-
-
 def tuned(
     task: str, way: Way, data: Images, rate: float, seed: int, given: Given
 ) -> tuple[list[Row], nn.Module]:
     steps = SETTINGS["epochs"] * (len(data.train) // SETTINGS["batch"])
     model = pretrained(task, seed, given)
     torch.manual_seed(seed)
-    model = prepared(task, way, model, steps)
+    model = prepared(task, way, model, steps, SETTINGS["rank"])
     rows = fitted(task, model, data, rate, seed, given, SETTINGS["epochs"])
     return [{"phase": "training", "rate": rate, **row} for row in rows], model
 
@@ -275,7 +229,8 @@ def phases() -> list[tuple[str, str, Way, float]]:
 
 def at_keep(task: str, way: Way, keep: float) -> tuple[nn.Module, Inputs]:
     torch.manual_seed(0)
-    model = prepared(task, replace(way, arm=replace(way.arm, keeps=((0.0, keep),))), network(task), 1)
+    at = replace(way, arm=replace(way.arm, keeps=((0.0, keep),)))
+    model = prepared(task, at, network(task), 1, SETTINGS["rank"])
     shape = (3, 32, 32) if task == "images" else (1, 28, 28)
     x = torch.randn(SETTINGS["batch"], *shape)
     return model, Inputs((x.contiguous(memory_format=torch.channels_last) if task == "images" else x,))
