@@ -40,6 +40,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "dropout 0.5": {"policy": "dropout", "keep": 0.5},
     "adaptive-dropout": {"policy": "adaptive-dropout", "beta": -3.0},
     "alsh": {"policy": "alsh"},
+    "alsh 0.25": {"policy": "alsh", "max_active": 0.25},
     "MC-approx": {
         "forward": "exact",
         "grad_input": {"policy": "bernoulli", "keep": 0.1},
@@ -98,14 +99,14 @@ def cases() -> dict[str, Case]:
     for layers in SETTINGS["layers"]:
         for mode in ("M", "S"):
             for method in METHODS:
-                if (method, mode) != ("alsh", "M"):
+                if mode == "S" or not method.startswith("alsh"):
                     found[f"{method} {mode}, {layers} layers"] = case(method, mode, layers=layers)
     for batch in SETTINGS["batches"]:
         for method in ("standard", "MC-approx"):
             options = {"batch": batch, "epochs": SETTINGS["batch_epochs"]}
             found[f"{method}, batch {batch}"] = case(method, "M", **options)
     for method in METHODS:
-        if method != "alsh":
+        if not method.startswith("alsh"):
             found[f"{method}, CIFAR-10"] = case(method, "CIFAR-10")
     return found
 
