@@ -32,6 +32,24 @@ def duration(arm: Arm, rows: Sequence[Row], steps: int, upto: float = 1.0) -> fl
     return min(found)
 
 
+def marks_of(arms: Mapping[str, Arm]) -> dict[str, tuple[str, str]]:
+    """Colour and marker of each arm: a colour for those that are exact, those that sample forward products
+    (to the end, or not), gradients only, and those in bfloat16."""
+    found: dict[str, tuple[str, str]] = {}
+    for name, arm in arms.items():
+        if not arm.rule:
+            colour = "0.5" if arm.bfloat16 else "black"
+        elif arm.bfloat16:
+            colour = "C3"
+        elif arm.rule.get("scope", "forward") != "forward":
+            colour = "C1"
+        else:
+            colour = "C0" if arm.column == "reestimated" else "C2"
+        taken = sum(colour == other for other, _ in found.values())
+        found[name] = colour, "os^vDPX*"[taken % 8]
+    return found
+
+
 def figures(rows: list[Row], arms: Mapping[str, Arm], steps: int) -> dict[str, Figure]:
     """Where the arms end, and how they get there; against epochs as long as no seconds are measured."""
     shown = [name for name in arms if where(rows, arm=name)]
@@ -39,7 +57,7 @@ def figures(rows: list[Row], arms: Mapping[str, Arm], steps: int) -> dict[str, F
         return {}
     timed = duration(arms["exact"], rows, steps) is not None
     figure, axes = panels(2, width=5.5, height=5.0)
-    marks = {name: (f"C{i % 10}", "os^vDP"[i // 10]) for i, name in enumerate(arms)}
+    marks = marks_of(arms)
     for name in shown:
         arm, (colour, mark) = arms[name], marks[name]
         ends, curve = where(rows, arm=name, phase="final"), where(rows, arm=name, phase="training")
