@@ -201,16 +201,26 @@ def same(ours: list[Tensor], wanted: list[Tensor]) -> None:
 
 @pytest.mark.parametrize("policy", PAIR_POLICIES)
 @pytest.mark.parametrize("scope", SCOPES)
-@pytest.mark.parametrize("laid_out", [True, False])
-@pytest.mark.parametrize("bias", [True, False])
-def test_a_layer_with_and_without_them(on: Any, policy: str, scope: str, laid_out: bool, bias: bool) -> None:
+@pytest.mark.parametrize(
+    ("laid_out", "bias", "rows"),
+    [
+        (True, True, (10,)),
+        (True, False, (10,)),
+        (False, True, (10,)),
+        (False, False, (2, 5)),
+        (True, True, (2, 5)),
+    ],
+)
+def test_a_layer_with_and_without_them(
+    on: Any, policy: str, scope: str, laid_out: bool, bias: bool, rows: tuple[int, ...]
+) -> None:
     torch.manual_seed(0)
     layer = nn.Linear(60, 40, bias=bias)
     if laid_out:
         layer.weight.data = layer.weight.data.t().contiguous().t()
     layer = sampled(layer, site="layer", policy=policy, keep=0.4, scope=scope)
     other = copy.deepcopy(layer)
-    x, grad = torch.randn(10, 60), torch.randn(10, 40)
+    x, grad = torch.randn(*rows, 60), torch.randn(*rows, 40)
     ours = trained(layer, x, grad)
     with Off():
         same(ours, trained(other, x, grad))

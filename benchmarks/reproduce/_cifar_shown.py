@@ -14,6 +14,15 @@ from ._plots import panels
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+IN_SHORT = (
+    "exact",
+    "exact, 4 of 6 epochs",
+    "narrower, half the arithmetic",
+    "bfloat16",
+    "topk 0.5",
+    "bfloat16, topk 0.5",
+)
+
 
 def duration(arm: Arm, rows: Sequence[Row], steps: int, upto: float = 1.0) -> float | None:
     """Seconds of the arm's first steps, up to this part of them, in the memory format that is faster for the
@@ -78,8 +87,8 @@ def figures(rows: list[Row], arms: Mapping[str, Arm], steps: int) -> dict[str, F
 
 
 def tables(rows: list[Row], arms: Mapping[str, Arm], rates: Sequence[float], steps: int) -> dict[str, str]:
-    """Where the arms end, and the search for their rates."""
-    found = {"arms": PENDING, "rates": PENDING}
+    """Where the arms end, those in short that tell most, and the search for their rates."""
+    found = {"arms": PENDING, "rates": PENDING, "readme": PENDING}
     finals = where(rows, phase="final")
     whole = duration(arms["exact"], rows, steps)
     cells = []
@@ -94,6 +103,14 @@ def tables(rows: list[Row], arms: Mapping[str, Arm], rates: Sequence[float], ste
     if cells:
         head = ["", "rate", "seeds", "accuracy, %", "re-estimated, %", "seconds", "of exact's"]
         found["arms"] = markdown(head, cells)
+        found["readme"] = markdown(
+            ["CIFAR-10 from scratch", "test accuracy, %", "of exact's seconds"],
+            [
+                [name, spread(100 * row[arms[name].column] for row in where(finals, arm=name)), cell[-1]]
+                for cell in cells
+                if (name := cell[0]) in IN_SHORT
+            ],
+        )
     searched = {name: of_arm for name in arms if (of_arm := where(rows, arm=SEARCH + name))}
     if searched:
         cells = [

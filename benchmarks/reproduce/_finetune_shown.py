@@ -47,7 +47,8 @@ def _of_phase(rows: list[Row], name: str, way: Any, keep: float) -> Row | None:
 
 
 def tables(rows: list[Row], ways: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, str]:
-    found = dict.fromkeys(("images", "rows", "rates"), PENDING)
+    found = dict.fromkeys(("images", "rows", "rates", "readme"), PENDING)
+    found["readme"] = _in_short(rows, ways, settings)
     for task in TASKS:
         ends = where(rows, phase="final", task=task)
         cells = []
@@ -78,6 +79,30 @@ def tables(rows: list[Row], ways: Mapping[str, Any], settings: Mapping[str, Any]
     return found
 
 
+def _in_short(rows: list[Row], ways: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """Accuracy and seconds beside exact's, of both networks."""
+    cells = []
+    for name, way in ways.items():
+        line = [name]
+        for task in TASKS:
+            took, whole = (
+                duration(rows, task, *which, settings) for which in ((name, way), ("exact", ways["exact"]))
+            )
+            finals = where(rows, phase="final", task=task, way=name)
+            line += [
+                spread(100 * shown(row, way) for row in finals),
+                f"{took / whole:.2f}" if took and whole else "–",
+            ]
+        cells.append(line)
+    head = [f"{title}: {what}" for title in TASKS.values() for what in ("accuracy, %", "of exact's seconds")]
+    return markdown(["fine-tuning", *head], cells)
+
+
+def shown(row: Row, way: Any) -> float:
+    """The accuracy that counts, as in `cifar`: re-estimated where forward products are sampled to the end."""
+    return again(row) if way.arm.column == "reestimated" else float(row["accuracy"])
+
+
 def figures(rows: list[Row], ways: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Figure]:
     """Accuracy against seconds, or against the way where no seconds are measured yet."""
     if not where(rows, phase="final"):
@@ -88,9 +113,7 @@ def figures(rows: list[Row], ways: Mapping[str, Any], settings: Mapping[str, Any
         timed = duration(rows, task, "exact", ways["exact"], settings) is not None
         for place, (name, way) in enumerate(ways.items()):
             of_way = where(rows, phase="final", task=task, way=name)
-            found = [
-                100 * (again(row) if way.arm.column == "reestimated" else row["accuracy"]) for row in of_way
-            ]
+            found = [100 * shown(row, way) for row in of_way]
             if not found:
                 continue
             at = (duration(rows, task, name, way, settings) or 0.0) if timed else float(place)

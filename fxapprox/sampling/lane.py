@@ -1,4 +1,5 @@
-"""The short way of a linear layer that is called with one matrix, where the fused kernels are built.
+"""The short way of a linear layer that is called with one matrix, where the fused kernels are built; where
+only gradients are sampled, with a stack of matrices, too.
 
 The same estimator, draws and gradients as `product.py`, in few Python functions: around a product of half a
 millisecond a hundred of them, each swept out of the caches by the one before, cost as much as it does.
@@ -42,12 +43,14 @@ class Lane:
             return None
         weight, bias = layer._parameters.get("weight"), layer._parameters.get("bias")
         fused = kernels()
-        if fused is None or type(x) not in PLAIN or type(weight) is not nn.Parameter or x.dim() != 2:
+        if fused is None or type(x) not in PLAIN or type(weight) is not nn.Parameter or x.dim() < 2:
             return None
         if bias is not None and (bias.shape != weight.shape[:1] or bias.dtype != weight.dtype):
             return None
         if self.choice.forward == "exact":
             return self._backward(fused, x, weight, bias)
+        if x.dim() > 2:  # the general way makes one matrix of it, too, and then fused products
+            return None
         k = self.k("forward", x.shape[1])
         scores = fused.scores(x, weight, True) if k < x.shape[1] else None
         if scores is None:
@@ -60,11 +63,15 @@ class Lane:
 
     def _backward(self, fused: Kernels, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
         watched = torch._C._len_torch_dispatch_stack() > 0  # by a flop counter, say: kernels are not torch's
-        if watched or not plain_matrices(x, weight) or x.numel() == 0 or weight.numel() == 0:
+        if watched or x.numel() == 0 or weight.numel() == 0:
             return None
         if not (torch.is_grad_enabled() and x.is_contiguous() and weight.is_contiguous()):
             return None
-        return fused.own(x, weight, bias, self.gradients, self.draw(x))
+        rows = x if x.dim() == 2 else x.flatten(0, -2)
+        if not plain_matrices(rows, weight):
+            return None
+        result = fused.own(rows, weight, bias, self.gradients, self.draw(x))
+        return result if x.dim() == 2 else result.unflatten(0, x.shape[:-1])
 
     def gradients(self, grad: Tensor, *given: Any) -> tuple[Tensor | None, ...]:
         """What the backward pass calls; see `Kernels.own`."""
