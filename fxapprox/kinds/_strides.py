@@ -15,6 +15,8 @@ from ..native import Kernels, kernels
 
 PLAIN = (Tensor, nn.Parameter)
 WIDE = (torch.float32, torch.float64)
+FUSED = (*WIDE, torch.bfloat16)
+"""Types of which the fused kernels take, spread and sum columns."""
 AT_ONCE = 1 << 19
 """Numbers squared at a time: the squares stay in the cache, and no copy of the operand is ever allocated."""
 
@@ -22,7 +24,7 @@ AT_ONCE = 1 << 19
 def fused_for(tensor: Tensor) -> Kernels | None:
     """The fused kernels, where they are built and can read the tensor, and nobody (a flop counter, say)
     watches the operations of torch, of which they are none."""
-    plain = type(tensor) in PLAIN and tensor.device.type == "cpu" and tensor.dtype in WIDE
+    plain = type(tensor) in PLAIN and tensor.device.type == "cpu" and tensor.dtype in FUSED
     watched = torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
     return kernels() if plain and not watched and tensor.numel() > 0 else None
 
@@ -111,20 +113,20 @@ def bags(rows: Tensor, index: Tensor, blocks: int, size: int) -> Tensor:
 
 def energy(tensor: Tensor, dim: int) -> Tensor:
     """Sums of squares along `dim` over all other dimensions: `[size of dim]`, in float32 for half types."""
+    order = physical(tensor.stride())
+    at = order.index(dim)
+    outer, inner = order[:at], order[at + 1 :]
+    if outer and not inner and (fused := fused_for(tensor)):
+        return fused.energies(tensor.permute(order).reshape(-1, tensor.shape[dim]))
     wide = tensor if tensor.dtype in WIDE else tensor.float()
     if torch.compiler.is_compiling() or tensor.device.type != "cpu" or tensor.numel() == 0:
         rest = tuple(d for d in range(tensor.ndim) if d != dim)
         return wide.square().sum(rest) if rest else wide.square()
-    order = physical(wide.stride())
-    at = order.index(dim)
-    outer, inner = order[:at], order[at + 1 :]
     if inner:  # norms are vectorised along what is contiguous, and need no squares in memory
         rows = torch.linalg.vector_norm(wide, dim=inner, keepdim=bool(outer)).square_()
         return rows.sum(outer).view(-1) if outer else rows
     if not outer:
         return wide.square()
-    if fused := fused_for(wide):
-        return fused.energies(wide.permute(order).reshape(-1, wide.shape[dim]))
     if wide.numel() <= AT_ONCE:
         return wide.square().sum(outer)
     matrix = wide.permute(order).reshape(-1, wide.shape[dim])

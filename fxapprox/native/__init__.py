@@ -78,7 +78,7 @@ class Kernels(Protocol):
         for an operand whose partner needs none; `wanted`: whether the bias needs one."""
 
     def energies(self, matrix: Tensor, /) -> Tensor:
-        """Sums of squares of the columns."""
+        """Sums of squares of the columns; of bfloat16 (which `take` and `spread` read, too) in float32."""
 
     def take(self, matrix: Tensor, index: Tensor, /) -> Tensor:
         """Columns `[rows, k]`, for an index `[k]` in any order."""

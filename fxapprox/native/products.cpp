@@ -5,6 +5,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/utils/pybind.h>
 #include <ATen/ATen.h>
+#include <ATen/OpMathType.h>
 #include <ATen/Parallel.h>
 #include <ATen/autocast_mode.h>
 #include <c10/core/impl/TorchDispatchModeTLS.h>
@@ -35,22 +36,23 @@ int64_t rows_at_once(int64_t width) { return std::max<int64_t>(GRAIN / std::max<
 
 // Sums of squares of the columns of a contiguous matrix. How they are added up does not depend on the threads.
 template <typename T>
-void column_energies(const T* values, int64_t rows, int64_t columns, T* sums) {
+void column_energies(const T* values, int64_t rows, int64_t columns, at::opmath_type<T>* sums) {
+  using S = at::opmath_type<T>;
   constexpr int64_t BLOCK = 64;  // sums that stay in registers
   const int64_t blocks = (columns + BLOCK - 1) / BLOCK, parts = std::clamp<int64_t>(rows / 128, 1, 16);
-  std::vector<T> partial(parts * columns);
+  std::vector<S> partial(parts * columns);
   at::parallel_for(0, parts * blocks, rows_at_once(rows / parts * BLOCK), [&](int64_t from, int64_t to) {
     for (int64_t i = from; i < to; ++i) {
       const int64_t part = i / blocks, first = i % blocks * BLOCK, length = std::min(BLOCK, columns - first);
-      T sum[BLOCK] = {};
+      S sum[BLOCK] = {};
       for (int64_t row = rows * part / parts; row < rows * (part + 1) / parts; ++row) {
         const T* at = values + row * columns + first;
         if (length == BLOCK)
-          for (int64_t j = 0; j < BLOCK; ++j) sum[j] += at[j] * at[j];
+          for (int64_t j = 0; j < BLOCK; ++j) sum[j] += S(at[j]) * S(at[j]);
         else
-          for (int64_t j = 0; j < length; ++j) sum[j] += at[j] * at[j];
+          for (int64_t j = 0; j < length; ++j) sum[j] += S(at[j]) * S(at[j]);
       }
-      std::memcpy(&partial[part * columns + first], sum, length * sizeof(T));
+      std::memcpy(&partial[part * columns + first], sum, length * sizeof(S));
     }
   });
   std::copy(partial.begin(), partial.begin() + columns, sums);
@@ -143,12 +145,14 @@ Tensor columns(const Tensor& matrix, const Tensor& index, const Tensor& scale, b
   const T *from = matrix.const_data_ptr<T>(), *factors = scale.defined() ? scale.const_data_ptr<T>() : nullptr;
   const int64_t* places = index.const_data_ptr<int64_t>();
   T* to = kept.mutable_data_ptr<T>();
-  if constexpr (fxapprox::BY_LANES && std::is_same_v<T, float>) {
+  using Passes = typename fxapprox::Passes<T>::Type;
+  if constexpr (!std::is_void_v<Passes>) {
     if (!as_rows && fxapprox::ascends(places, k)) {
       const fxapprox::Lanes lanes = fxapprox::lanes(places, k, n);
       at::parallel_for(0, rows, rows_at_once(k), [&](int64_t first, int64_t last) {
         for (int64_t row = first; row < last; ++row) {
-          fxapprox::take_row(from + row * n, lanes, n, to + row * k);
+          fxapprox::take_row(reinterpret_cast<const Passes*>(from + row * n), lanes, n,
+                             reinterpret_cast<Passes*>(to + row * k));
           if (factors)
             for (int64_t j = 0; j < k; ++j) to[row * k + j] *= factors[j];
         }
@@ -212,14 +216,16 @@ Tensor spread_columns(const Tensor& kept, const Tensor& index, const Tensor& sca
   const T *from = kept.const_data_ptr<T>(), *factors = scale.defined() ? scale.const_data_ptr<T>() : nullptr;
   const int64_t* places = index.const_data_ptr<int64_t>();
   T* to = full.mutable_data_ptr<T>();
-  if constexpr (fxapprox::BY_LANES && std::is_same_v<T, float>) {
+  using Passes = typename fxapprox::Passes<T>::Type;
+  if constexpr (!std::is_void_v<Passes>) {
     if (fxapprox::ascends(places, k)) {
       const fxapprox::Lanes lanes = fxapprox::lanes(places, k, n);
       at::parallel_for(0, rows, rows_at_once(n), [&](int64_t first, int64_t last) {
         std::vector<T> scaled(factors ? k : 0);
         for (int64_t row = first; row < last; ++row) {
           for (size_t j = 0; j < scaled.size(); ++j) scaled[j] = factors[j] * from[row * k + j];
-          fxapprox::spread_row(factors ? scaled.data() : from + row * k, lanes, n, to + row * n);
+          fxapprox::spread_row(reinterpret_cast<const Passes*>(factors ? scaled.data() : from + row * k), lanes, n,
+                               reinterpret_cast<Passes*>(to + row * n));
         }
       });
       return full;
@@ -368,12 +374,14 @@ Tensor outer(const Tensor& first, const Tensor& second, const Tensor& index, con
   return result;
 }
 
-// Sums of squares of the columns of a matrix: [n].
+// Sums of squares of the columns of a matrix: [n], of bfloat16 in float32.
 Tensor energies(const Tensor& matrix) {
   at::AutoDispatchBelowADInplaceOrView guard;
-  Tensor result = at::empty({matrix.size(1)}, matrix.options());
-  AT_DISPATCH_FLOATING_TYPES(matrix.scalar_type(), "energies", [&] {
-    column_energies(matrix.const_data_ptr<scalar_t>(), matrix.size(0), matrix.size(1), result.mutable_data_ptr<scalar_t>());
+  Tensor result;
+  AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, matrix.scalar_type(), "energies", [&] {
+    using S = at::opmath_type<scalar_t>;
+    result = at::empty({matrix.size(1)}, matrix.options().dtype(c10::CppTypeToScalarType<S>::value));
+    column_energies(matrix.const_data_ptr<scalar_t>(), matrix.size(0), matrix.size(1), result.mutable_data_ptr<S>());
   });
   return result;
 }
@@ -382,8 +390,9 @@ Tensor energies(const Tensor& matrix) {
 Tensor take(const Tensor& matrix, const Tensor& index) {
   at::AutoDispatchBelowADInplaceOrView guard;
   Tensor result;
-  AT_DISPATCH_FLOATING_TYPES(matrix.scalar_type(), "take",
-                             [&] { result = columns<scalar_t>(matrix, index.contiguous(), Tensor(), false); });
+  AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, matrix.scalar_type(), "take", [&] {
+    result = columns<scalar_t>(matrix, index.contiguous(), Tensor(), false);
+  });
   return result;
 }
 
@@ -391,8 +400,9 @@ Tensor take(const Tensor& matrix, const Tensor& index) {
 Tensor spread(const Tensor& kept, const Tensor& index, int64_t n) {
   at::AutoDispatchBelowADInplaceOrView guard;
   Tensor result;
-  AT_DISPATCH_FLOATING_TYPES(kept.scalar_type(), "spread",
-                             [&] { result = spread_columns<scalar_t>(kept, index.contiguous(), Tensor(), n); });
+  AT_DISPATCH_FLOATING_TYPES_AND(at::kBFloat16, kept.scalar_type(), "spread", [&] {
+    result = spread_columns<scalar_t>(kept, index.contiguous(), Tensor(), n);
+  });
   return result;
 }
 
