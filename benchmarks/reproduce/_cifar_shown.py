@@ -18,9 +18,10 @@ IN_SHORT = (
     "exact",
     "exact, 4 of 6 epochs",
     "narrower, half the arithmetic",
-    "bfloat16",
     "topk 0.5",
-    "bfloat16, topk 0.5",
+    "bfloat16",
+    "bfloat16, 8 epochs",
+    "bfloat16, topk 0.5, exact last third, 9 epochs",
 )
 
 

@@ -94,7 +94,8 @@ def _in_short(rows: list[Row], ways: Mapping[str, Any], settings: Mapping[str, A
                 f"{took / whole:.2f}" if took and whole else "–",
             ]
         cells.append(line)
-    head = [f"{title}: {what}" for title in TASKS.values() for what in ("accuracy, %", "of exact's seconds")]
+    nets = ("residual net", "transformer")
+    head = [f"{net}: {what}" for net in nets for what in ("accuracy, %", "of exact's seconds")]
     return markdown(["fine-tuning", *head], cells)
 
 
