@@ -19,9 +19,12 @@ IN_SHORT = (
     "exact, 4 of 6 epochs",
     "narrower, half the arithmetic",
     "topk 0.5",
+    "topk 0.5, exact last fifth",
     "bfloat16",
+    "bfloat16, 7 epochs",
     "bfloat16, 8 epochs",
-    "bfloat16, topk 0.5, exact last third, 9 epochs",
+    "bfloat16, topk 0.5, exact last fifth, 7 epochs",
+    "bfloat16, topk 0.5, exact last fifth, 9 epochs",
 )
 
 
