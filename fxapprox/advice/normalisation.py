@@ -24,9 +24,9 @@ def batch_norm(context: Context) -> Iterator[Found]:
             f"{count(hit)} before batch norm ({', '.join(norms[:_SHOWN])}{more}) under an unscaled forward "
             f"policy ({policies_of(hit)}): the running statistics will describe the sampled network, while "
             "evaluation runs the exact one",
-            "re-estimate the statistics by exact passes before evaluating (fxapprox.reestimate_batchnorm), "
-            "or end exact: keep = { from = 0.5, exact_after = … }; center = true, or an unbiased policy such "
-            "as pps, makes the shift smaller",
+            "end exact, with the last fifth of the steps, say: keep = { from = 0.5, exact_after = … }; or "
+            "re-estimate the statistics by exact passes before evaluating (fxapprox.reestimate_batchnorm); "
+            "center = true, or an unbiased policy such as pps, makes the shift smaller",
         )
 
 
