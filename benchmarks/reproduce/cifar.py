@@ -212,7 +212,7 @@ def step_of(arm: Arm, keep: float, images: Tensor, label: Tensor, last: bool) ->
 EXPERIMENT = Experiment(
     "cifar",
     "accuracy per second on CIFAR-10: sampled ways, and what one would do instead",
-    400,
+    700,
     SETTINGS,
     runs,
     perform,

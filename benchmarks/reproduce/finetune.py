@@ -272,7 +272,7 @@ def seconds(given: Given) -> list[Row]:
 EXPERIMENT = Experiment(
     "finetune",
     "fine-tuning: sampled, against last layers and low-rank adapters",
-    75,
+    150,
     SETTINGS,
     runs,
     perform,
