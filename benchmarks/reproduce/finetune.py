@@ -3,9 +3,8 @@
 Two networks are trained exactly in the run, and go on with the same images turned by 90°: the residual
 network of `cifar.py` on CIFAR-10, and a transformer that reads MNIST's digits row by row. Sampled ways
 change every weight; the others train the last layers, the head, or low-rank adapters beside all layers
-(`_adapters.py`). Every way has the best
-learning rate of a search. Peak memory is of a training step in
-a process of its own.
+(`_adapters.py`). Every way has the best learning rate of a search. Peak memory is of a training step in a
+process of its own.
 """
 
 from __future__ import annotations

@@ -111,17 +111,22 @@ def bags(rows: Tensor, index: Tensor, blocks: int, size: int) -> Tensor:
     return torch.embedding_bag(rows, torch.arange(rows.shape[0]), starts)[0]
 
 
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dtype in WIDE else tensor.float()
+
+
 def energy(tensor: Tensor, dim: int) -> Tensor:
     """Sums of squares along `dim` over all other dimensions: `[size of dim]`, in float32 for half types."""
+    if torch.compiler.is_compiling() or tensor.device.type != "cpu" or tensor.numel() == 0:
+        squares = _wide(tensor).square()
+        rest = tuple(d for d in range(tensor.ndim) if d != dim)
+        return squares.sum(rest) if rest else squares
     order = physical(tensor.stride())
     at = order.index(dim)
     outer, inner = order[:at], order[at + 1 :]
     if outer and not inner and (fused := fused_for(tensor)):
         return fused.energies(tensor.permute(order).reshape(-1, tensor.shape[dim]))
-    wide = tensor if tensor.dtype in WIDE else tensor.float()
-    if torch.compiler.is_compiling() or tensor.device.type != "cpu" or tensor.numel() == 0:
-        rest = tuple(d for d in range(tensor.ndim) if d != dim)
-        return wide.square().sum(rest) if rest else wide.square()
+    wide = _wide(tensor)
     if inner:  # norms are vectorised along what is contiguous, and need no squares in memory
         rows = torch.linalg.vector_norm(wide, dim=inner, keepdim=bool(outer)).square_()
         return rows.sum(outer).view(-1) if outer else rows
