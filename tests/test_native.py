@@ -202,16 +202,9 @@ def same(ours: list[Tensor], wanted: list[Tensor]) -> None:
 
 @pytest.mark.parametrize("policy", PAIR_POLICIES)
 @pytest.mark.parametrize("scope", SCOPES)
-@pytest.mark.parametrize(
-    ("laid_out", "bias", "rows"),
-    [
-        (True, True, (10,)),
-        (True, False, (10,)),
-        (False, True, (10,)),
-        (False, False, (2, 5)),
-        (True, True, (2, 5)),
-    ],
-)
+@pytest.mark.parametrize("laid_out", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("rows", [(10,), (2, 5)])
 def test_a_layer_with_and_without_them(
     on: Any, policy: str, scope: str, laid_out: bool, bias: bool, rows: tuple[int, ...]
 ) -> None:

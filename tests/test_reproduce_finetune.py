@@ -11,10 +11,12 @@ from torch import nn
 from benchmarks.datasets import Images
 from benchmarks.reproduce import _ways, finetune
 from benchmarks.reproduce._adapters import adapted
+from benchmarks.reproduce._arms import CENTRED, sampled
 from benchmarks.reproduce._experiment import Given, Row, Run
 from benchmarks.reproduce._frame import Places
 from benchmarks.reproduce._models import ResidualNet, RowTransformer
 
+SCHEDULED = "centred topk 0.25, exact last third"
 SMALL = {"count": 16, "epochs": 2, "batch": 4, "search_count": 8, "validation": 8, "test": 8, "rounds": 2}
 
 
@@ -32,6 +34,7 @@ def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Given:
     monkeypatch.setattr(finetune, "Places", lambda: Places(results=tmp_path))
     monkeypatch.setattr(finetune, "cifar10", lambda data, count, test: images((3, 32, 32)))
     monkeypatch.setattr(finetune, "mnist", lambda data: images((1, 28, 28)))
+    monkeypatch.setitem(finetune.WAYS, SCHEDULED, _ways.Way(sampled(CENTRED, 0.25, 2 / 3)))
     monkeypatch.setattr(_ways, "RowTransformer", lambda: RowTransformer(16))
     monkeypatch.setattr(_ways, "ResidualNet", lambda: ResidualNet(4))
     return Given(tmp_path, lambda done, total: None, tmp_path / "run.pt")
@@ -40,7 +43,14 @@ def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Given:
 @pytest.mark.parametrize("task", finetune.TASKS)
 @pytest.mark.parametrize(
     "name",
-    ["exact", "pps backward 0.25", "bfloat16, pps grad-weight 0.25", "last layers", "low-rank adapters"],
+    [
+        "exact",
+        SCHEDULED,
+        "pps backward 0.25",
+        "bfloat16, pps grad-weight 0.25",
+        "last layers",
+        "low-rank adapters",
+    ],
 )
 def test_ways_go_on_from_the_same_network(task: str, name: str, given: Given) -> None:
     rows: list[Row] = []
@@ -67,7 +77,7 @@ def test_a_search_goes_on_from_the_end_that_is_best() -> None:
 
 
 def test_seconds_and_memory_are_those_of_the_phases(given: Given, monkeypatch: pytest.MonkeyPatch) -> None:
-    name = "pps backward 0.25"
+    name = SCHEDULED
     chosen = {"exact": finetune.WAYS["exact"], name: finetune.WAYS[name]}
     monkeypatch.setattr(finetune, "WAYS", chosen)
     monkeypatch.setattr(finetune, "TASKS", ("rows",))

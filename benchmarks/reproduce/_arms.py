@@ -8,7 +8,9 @@ from typing import Any
 
 WIDTH, EPOCHS = 64, 6
 ALWAYS = ((0.0, 1.0),)
-SEARCH = "rate of "  # what the run that looks for an arm's rate is called
+CENTRED = {"policy": "topk", "center": True}
+FORWARD, BACKWARD = {"policy": "topk"}, {"policy": "pps", "scope": "backward"}
+GRAD_WEIGHT = {"policy": "pps", "scope": "grad-weight"}
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,12 @@ class Arm:
     def column(self) -> str:
         """The accuracy that counts: with batch norm re-estimated where forward products are sampled to the
         end. The arm decides, and not which is higher."""
-        forward = bool(self.rule) and self.rule.get("scope", "forward") == "forward"
-        return "reestimated" if forward and self.keeps[-1][1] < 1 else "accuracy"
+        return "reestimated" if self.forward and self.keeps[-1][1] < 1 else "accuracy"
+
+    @property
+    def forward(self) -> bool:
+        """Whether forward products are sampled, too."""
+        return bool(self.rule) and self.rule.get("scope", "forward") == "forward"
 
     def step(self, keep: float) -> str:
         """What one of its steps at this `keep` is called among those that are timed."""

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
-from ._arms import SEARCH, Arm
-from ._experiment import Row
-from ._pages import PENDING, markdown, spread, where
+from ._arms import Arm
+from ._experiment import SEARCH, Row
+from ._pages import PENDING, markdown, ratio, spread, where
 from ._plots import panels
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def marks_of(arms: Mapping[str, Arm]) -> dict[str, tuple[str, str]]:
             colour = "0.5" if arm.bfloat16 else "black"
         elif arm.bfloat16:
             colour = "C3"
-        elif arm.rule.get("scope", "forward") != "forward":
+        elif not arm.forward:
             colour = "C1"
         else:
             colour = "C0" if arm.column == "reestimated" else "C2"
@@ -95,26 +95,21 @@ def tables(rows: list[Row], arms: Mapping[str, Arm], rates: Sequence[float], ste
     found = {"arms": PENDING, "rates": PENDING, "readme": PENDING}
     finals = where(rows, phase="final")
     whole = duration(arms["exact"], rows, steps)
-    cells = []
+    cells, short = [], []
     for name, arm in arms.items():
         if ends := where(finals, arm=name):
             took = duration(arm, rows, steps)
             cells.append([
                 name, f"{ends[0]['rate']:g}", str(len(ends)),
                 *(spread(100 * row[column] for row in ends) for column in ("accuracy", "reestimated")),
-                f"{took:.0f}" if took else "–", f"{took / whole:.2f}" if took and whole else "–",
+                f"{took:.0f}" if took else "–", ratio(took, whole),
             ])  # fmt: skip
+            if name in IN_SHORT:
+                short.append([name, spread(100 * row[arm.column] for row in ends), ratio(took, whole)])
     if cells:
         head = ["", "rate", "seeds", "accuracy, %", "re-estimated, %", "seconds", "of exact's"]
         found["arms"] = markdown(head, cells)
-        found["readme"] = markdown(
-            ["CIFAR-10 from scratch", "test accuracy, %", "of exact's seconds"],
-            [
-                [name, spread(100 * row[arms[name].column] for row in where(finals, arm=name)), cell[-1]]
-                for cell in cells
-                if (name := cell[0]) in IN_SHORT
-            ],
-        )
+        found["readme"] = markdown(["CIFAR-10 from scratch", "test accuracy, %", "of exact's seconds"], short)
     searched = {name: of_arm for name in arms if (of_arm := where(rows, arm=SEARCH + name))}
     if searched:
         cells = [

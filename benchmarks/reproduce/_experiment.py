@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+SEARCH = "rate of "
+"""What the run that looks for an arm's learning rate is called, before the arm's name."""
 Row = dict[str, Any]  # one observation; `arm` and `seed` are put in front by the frame
 
 

@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 from ._experiment import Row
-from ._pages import PENDING, markdown, spread, where
+from ._pages import PENDING, markdown, ratio, spread, where
 from ._plots import colours, panels
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def _of_phase(rows: list[Row], name: str, way: Any, keep: float) -> Row | None:
 
 
 def tables(rows: list[Row], ways: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, str]:
-    found = dict.fromkeys(("images", "rows", "rates", "readme"), PENDING)
+    found = dict.fromkeys(("images", "rows", "rates"), PENDING)
     found["readme"] = _in_short(rows, ways, settings)
     for task in TASKS:
         ends = where(rows, phase="final", task=task)
@@ -81,18 +81,14 @@ def tables(rows: list[Row], ways: Mapping[str, Any], settings: Mapping[str, Any]
 
 def _in_short(rows: list[Row], ways: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     """Accuracy and seconds beside exact's, of both networks."""
+    whole = {task: duration(rows, task, "exact", ways["exact"], settings) for task in TASKS}
     cells = []
     for name, way in ways.items():
         line = [name]
         for task in TASKS:
-            took, whole = (
-                duration(rows, task, *which, settings) for which in ((name, way), ("exact", ways["exact"]))
-            )
             finals = where(rows, phase="final", task=task, way=name)
-            line += [
-                spread(100 * shown(row, way) for row in finals),
-                f"{took / whole:.2f}" if took and whole else "–",
-            ]
+            took = duration(rows, task, name, way, settings)
+            line += [spread(100 * shown(row, way) for row in finals), ratio(took, whole[task])]
         cells.append(line)
     nets = ("residual net", "transformer")
     head = [f"{net}: {what}" for net in nets for what in ("accuracy, %", "of exact's seconds")]

@@ -115,6 +115,11 @@ class Autocast(nn.Module):
             return self.model(x).float()
 
 
+def in_precision(model: nn.Module, bfloat16: bool) -> nn.Module:
+    """The model, under autocast to bfloat16 where that is asked for."""
+    return Autocast(model, torch.bfloat16) if bfloat16 else model
+
+
 def hidden_layers(
     inputs: int, layers: int, width: int, classes: int = 10, *, relu: bool = True
 ) -> nn.Sequential:

@@ -30,6 +30,11 @@ def spread(values: Iterable[float], digits: int = 1) -> str:
     return mean if len(found) == 1 else f"{mean} ± {stdev(found):.{digits}f}"
 
 
+def ratio(part: float | None, whole: float | None) -> str:
+    """`part / whole`; – where one of them is not known."""
+    return f"{part / whole:.2f}" if part and whole else "–"
+
+
 def where(rows: Iterable[Row], **wanted: Any) -> list[Row]:
     """The rows that have these values."""
     return [row for row in rows if all(row.get(key) == value for key, value in wanted.items())]

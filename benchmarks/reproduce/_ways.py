@@ -12,7 +12,7 @@ import fxapprox
 
 from ._adapters import adapted, only_trains
 from ._arms import Arm
-from ._models import Autocast, ResidualNet, RowTransformer
+from ._models import ResidualNet, RowTransformer, in_precision
 
 EXACT = Arm()
 
@@ -45,17 +45,12 @@ def prepared(task: str, way: Way, model: nn.Module, steps: int, rank: int) -> nn
         return adapted(model, rank)
     if way.trains != "all":
         return only_trains(model, ("fc",) if way.trains == "head" else ("fc", *model.last))  # type: ignore[misc]
-    if not way.arm.rule:
-        return in_precision(way, model)
-    rules = [
-        fxapprox.Rule(depth="0, -1", policy="exact"),
-        fxapprox.Rule(path="*shortcut*", policy="exact") if task == "images" else None,
-        fxapprox.Rule(kind=["conv2d", "linear"], keep=way.arm.keep(steps), **way.arm.rule),
-    ]
-    inputs = torch.zeros(8, 3, 32, 32) if task == "images" else torch.zeros(8, 1, 28, 28)
-    model = fxapprox.rewrite(model, (inputs,), rules=[rule for rule in rules if rule], gate=False)
-    return in_precision(way, model)
-
-
-def in_precision(way: Way, model: nn.Module) -> nn.Module:
-    return Autocast(model, torch.bfloat16) if way.arm.bfloat16 else model
+    if way.arm.rule:
+        rules = [
+            fxapprox.Rule(depth="0, -1", policy="exact"),
+            fxapprox.Rule(path="*shortcut*", policy="exact") if task == "images" else None,
+            fxapprox.Rule(kind=["conv2d", "linear"], keep=way.arm.keep(steps), **way.arm.rule),
+        ]
+        inputs = torch.zeros(8, 3, 32, 32) if task == "images" else torch.zeros(8, 1, 28, 28)
+        model = fxapprox.rewrite(model, (inputs,), rules=[rule for rule in rules if rule], gate=False)
+    return in_precision(model, way.arm.bfloat16)

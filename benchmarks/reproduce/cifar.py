@@ -21,10 +21,10 @@ from fxapprox.measure.timing import Budget, in_turn
 from ..datasets import Images, cifar10
 from ..turns import keep_memory
 from . import _cifar_shown, _store
-from ._arms import EPOCHS, SEARCH, WIDTH, Arm, sampled, then_exact
-from ._experiment import Experiment, Given, Row, Run
+from ._arms import BACKWARD, CENTRED, EPOCHS, FORWARD, GRAD_WEIGHT, WIDTH, Arm, sampled, then_exact
+from ._experiment import SEARCH, Experiment, Given, Row, Run
 from ._frame import Places
-from ._models import Autocast, ResidualNet
+from ._models import ResidualNet, in_precision
 from ._pages import where
 from ._train import accuracy, shifted_and_flipped, train
 
@@ -34,9 +34,6 @@ SETTINGS: dict[str, Any] = {
     "statistics": 1_000, "rates": [0.01, 0.03, 0.1], "search_images": 3_200, "search_epochs": 2,
     "validation": 2_000, "rounds": 25,
 }  # fmt: skip
-CENTRED = {"policy": "topk", "center": True}
-FORWARD, BACKWARD = {"policy": "topk"}, {"policy": "pps", "scope": "backward"}
-GRAD_WEIGHT = {"policy": "pps", "scope": "grad-weight"}
 THIRD, FIFTH = 2 / 3, 0.8  # of the steps, after which the rest is exact
 
 ARMS: dict[str, Arm] = {  # those that tell most come first
@@ -106,7 +103,7 @@ def model_of(arm: Arm, steps: int, *, last: bool = True) -> nn.Module:
             fxapprox.Rule(kind="conv2d", keep=arm.keep(steps), **arm.rule),
         ]
         model = fxapprox.rewrite(model, (torch.zeros(8, 3, 32, 32),), rules=rules, gate=False)
-    return Autocast(model, torch.bfloat16) if arm.bfloat16 else model
+    return in_precision(model, arm.bfloat16)
 
 
 def optimizer_of(model: nn.Module, rate: float) -> torch.optim.Optimizer:

@@ -20,7 +20,7 @@ from ..datasets import Images, cifar10, mnist
 from . import _growth, _store
 from ._depth_shown import figures, tables
 from ._depth_timed import seconds
-from ._experiment import Experiment, Given, Row, Run
+from ._experiment import SEARCH, Experiment, Given, Row, Run
 from ._frame import Places
 from ._models import hidden_layers, rewritten
 from ._pages import where
@@ -47,7 +47,6 @@ METHODS: dict[str, dict[str, Any]] = {
         "grad_weight": {"policy": "bernoulli", "keep": 0.5},
     },
 }
-SEARCH = "rate of "
 
 
 @dataclass(frozen=True)

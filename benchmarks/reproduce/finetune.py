@@ -27,14 +27,13 @@ from fxapprox.measure.timing import Budget, in_turn
 from ..datasets import Images, cifar10, mnist
 from ..turns import keep_memory
 from . import _store
-from ._arms import SEARCH, Arm, sampled
-from ._experiment import Experiment, Given, Row, Run
+from ._arms import BACKWARD, CENTRED, FORWARD, GRAD_WEIGHT, Arm, sampled
+from ._experiment import SEARCH, Experiment, Given, Row, Run
 from ._finetune_shown import again, figures, tables
 from ._frame import Places
 from ._pages import where
 from ._train import accuracy, shifted_and_flipped, train
 from ._ways import Way, network, prepared
-from .cifar import BACKWARD, CENTRED, FORWARD, GRAD_WEIGHT
 
 SETTINGS: dict[str, Any] = {
     "images": {"network": "ResidualNet(64)", "pretraining": 8_000, "pretraining_epochs": 3,
